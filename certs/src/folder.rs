@@ -1,0 +1,384 @@
+//! Folder: several files that change together, by one rename.
+//!
+//! A certificate, its key and its roots are only right together, and a watcher may read at
+//! any instant. The layout is the one Kubernetes gives mounted Secrets:
+//!
+//! ```text
+//! tls.crt -> ..data/tls.crt
+//! tls.key -> ..data/tls.key
+//! ..data  -> ..1770087906.789012345
+//! ..1770087906.789012345/{tls.crt,tls.key}
+//! ```
+//!
+//! [`replace`] fills a new dated directory, then renames a new `..data` over the old one:
+//! a reader that resolves `..data` once sees the old files or the new, never some of each.
+//! A crash at any point leaves a complete set, old or new.
+//!
+//! # Sources
+//!
+//! - Kubernetes' `AtomicWriter`:
+//!   <https://github.com/kubernetes/kubernetes/blob/master/pkg/volume/util/atomic_writer.go>
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use zeroize::Zeroizing;
+
+/// The link to the current directory.
+pub const DATA: &str = "..data";
+
+/// Sixty-four roots of the largest kind fit; nothing sensible is larger.
+const FILE_BYTES_MAX: usize = 256 * 1024;
+
+/// Somebody who swaps faster than three small files are read is not rotating certificates.
+const READ_TRIES: u32 = 3;
+
+/// What a file holds, wiped when dropped since it may be a key.
+pub type Content = Zeroizing<Vec<u8>>;
+
+/// One file to write.
+#[derive(Clone, Copy)]
+pub struct File<'a> {
+    /// Its name in the folder.
+    pub name: &'a str,
+    /// What it holds.
+    pub content: &'a [u8],
+    /// Whether only its owner may read it.
+    pub secret: bool,
+}
+
+impl std::fmt::Debug for File<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The content may be a key.
+        f.debug_struct("File").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why a folder or a file could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of the same name is in the way.
+    #[error("`{0}` exists")]
+    Exists(PathBuf),
+    /// A file of the same name is in the way that is not part of the layout.
+    #[error("`{0}` is a file of its own and cannot be replaced together with the others")]
+    NotALink(PathBuf),
+    /// A file is missing or unreadable.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// More than 256 KiB.
+    #[error("`{0}` has more than 256 KiB")]
+    TooLarge(PathBuf),
+    /// The file system said no.
+    #[error("cannot write `{path}`")]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Writes `files` into `folder`, made when absent, in place of those of the last call.
+///
+/// `now` is the time since the Unix epoch.
+///
+/// # Errors
+///
+/// When a file of that name exists outside the layout, or on IO errors; the old files are
+/// then still in place.
+pub fn replace(folder: &Path, files: &[File<'_>], now: Duration) -> Result<(), Error> {
+    create_dir(folder, 0o755, true)?;
+    // Two at once would clear away each other's directories.
+    let lock = fs::File::open(folder).and_then(|it| it.lock().map(|()| it));
+    let _lock = lock.map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+    for file in files {
+        let path = folder.join(file.name);
+        match fs::symlink_metadata(&path) {
+            Ok(it) if !it.is_symlink() => return Err(Error::NotALink(path)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let dated = create_dated(folder, now)?;
+    let fresh = folder.join(&dated);
+    let filled = files.iter().try_for_each(|file| write_new(&fresh.join(file.name), file));
+    let swapped = filled.and_then(|()| swap(folder, &dated));
+    if swapped.is_err() {
+        // The set is not in use: leave no half of it behind. The first error is the one to tell.
+        let _removed = fs::remove_dir_all(&fresh);
+        return swapped;
+    }
+    for file in files {
+        link(&folder.join(file.name), &Path::new(DATA).join(file.name))?;
+    }
+    remove_old(folder, &dated)
+}
+
+/// Reads the files `names` of `folder` as one set.
+///
+/// A swap of `..data` in between is noticed, and the set read again. Outside the layout
+/// nothing tells whether the files belong together: the reader must check.
+///
+/// # Errors
+///
+/// When a file is missing, unreadable or larger than any certificate.
+pub fn read<const N: usize>(folder: &Path, names: [&str; N]) -> Result<[Content; N], Error> {
+    let link = || fs::read_link(folder.join(DATA)).ok();
+    let mut tries = 0;
+    loop {
+        let before = link();
+        let set = names.map(|name| read_file(&folder.join(name)));
+        tries += 1;
+        if before == link() || tries == READ_TRIES {
+            let mut files = std::array::from_fn(|_| Content::default());
+            for (file, read) in files.iter_mut().zip(set) {
+                *file = read?;
+            }
+            return Ok(files);
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Content, Error> {
+    let io_error = |source| Error::Read { path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(io_error)?;
+    let length = file.metadata().map_err(io_error)?.len();
+    // Sized at once: a buffer that grows leaves copies of a key behind.
+    let capacity = usize::try_from(length).unwrap_or_default().min(FILE_BYTES_MAX) + 1;
+    let mut content = Zeroizing::new(Vec::with_capacity(capacity));
+    let bound = FILE_BYTES_MAX as u64 + 1;
+    file.take(bound).read_to_end(&mut content).map_err(io_error)?;
+    if FILE_BYTES_MAX < content.len() {
+        return Err(Error::TooLarge(path.to_owned()));
+    }
+    Ok(content)
+}
+
+/// Writes one new file, whole or not at all, and never over another.
+///
+/// # Errors
+///
+/// [`Error::Exists`] when there is a file of that name, else on IO errors.
+pub fn write_new(path: &Path, file: &File<'_>) -> Result<(), Error> {
+    let io_error = |source| Error::Io { path: path.to_owned(), source };
+    let partial = path.with_file_name(format!(".{}.{}.partial", file.name, std::process::id()));
+    let mode = if file.secret { 0o600 } else { 0o644 };
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&partial)
+        .and_then(|mut it| it.write_all(file.content).and_then(|()| it.sync_all()));
+    // Unlike a rename, a link fails when the name is taken.
+    let linked = written.and_then(|()| fs::hard_link(&partial, path));
+    let removed = fs::remove_file(&partial);
+    match linked {
+        Ok(()) => removed.map_err(io_error),
+        Err(_) if fs::symlink_metadata(path).is_ok() => Err(Error::Exists(path.to_owned())),
+        Err(source) => Err(io_error(source)),
+    }
+}
+
+/// Makes a directory, and its parents when `parents`.
+///
+/// # Errors
+///
+/// [`Error::Exists`] when it is there and `parents` is not given, else on IO errors.
+pub fn create_dir(path: &Path, mode: u32, parents: bool) -> Result<(), Error> {
+    match DirBuilder::new().mode(mode).recursive(parents).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+            Err(Error::Exists(path.to_owned()))
+        }
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+    }
+}
+
+/// Makes a dated directory of a name that is free, and gives the name.
+fn create_dated(folder: &Path, now: Duration) -> Result<String, Error> {
+    let mut at = now;
+    loop {
+        let name = format!("..{}.{:09}", at.as_secs(), at.subsec_nanos());
+        match create_dir(&folder.join(&name), 0o755, false) {
+            Ok(()) => return Ok(name),
+            // The clock stood still: at most as often as there are directories.
+            Err(Error::Exists(_)) => at += Duration::from_nanos(1),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The instant at which the new set takes the place of the old.
+fn swap(folder: &Path, dated: &str) -> Result<(), Error> {
+    link(&folder.join(DATA), Path::new(dated))
+}
+
+/// Makes `path` a link to `target`, in place of what it linked to before.
+fn link(path: &Path, target: &Path) -> Result<(), Error> {
+    if fs::read_link(path).is_ok_and(|it| it == target) {
+        return Ok(());
+    }
+    let io_error = |source| Error::Io { path: path.to_owned(), source };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!("{name}_tmp"));
+    match fs::remove_file(&fresh) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io_error(error)),
+    }
+    symlink(target, &fresh).and_then(|()| fs::rename(&fresh, path)).map_err(io_error)
+}
+
+/// Removes the dated directories of earlier calls.
+fn remove_old(folder: &Path, dated: &str) -> Result<(), Error> {
+    let io_error = |path: &Path, source| Error::Io { path: path.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
+        let path = entry.map_err(|source| io_error(folder, source))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if is_dated(&name) && name != dated {
+            fs::remove_dir_all(&path).map_err(|source| io_error(&path, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory's name is one [`replace`] gives: `..` and then digits.
+fn is_dated(name: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    let parts = name.strip_prefix("..").and_then(|it| it.split_once('.'));
+    parts.is_some_and(|(seconds, nanos)| digits(seconds) && digits(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_second_set_takes_the_place_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("deep/folder");
+        replace(&folder, &set(b"1"), at(1)).unwrap();
+        let first = fs::read_link(folder.join(DATA)).unwrap();
+        replace(&folder, &set(b"2"), at(2)).unwrap();
+        let second = fs::read_link(folder.join(DATA)).unwrap();
+        assert_ne!(first, second);
+        for name in ["tls.crt", "tls.key"] {
+            assert_eq!(fs::read(folder.join(name)).unwrap(), b"2");
+            assert_eq!(fs::read_link(folder.join(name)).unwrap(), Path::new(DATA).join(name));
+        }
+        // `..data`, the dated directory and two links: nothing is left of the first.
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn a_reader_never_sees_some_of_each() {
+        let dir = tempfile::tempdir().unwrap();
+        replace(dir.path(), &set(b"0"), at(0)).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for round in 1..200_u64 {
+                    replace(dir.path(), &set(round.to_string().as_bytes()), at(round)).unwrap();
+                }
+            });
+            let mut sets = 0;
+            while !writer.is_finished() {
+                // Resolved once; what was removed meanwhile is read again.
+                let current = dir.path().join(fs::read_link(dir.path().join(DATA)).unwrap());
+                let read = |name| fs::read(current.join(name));
+                if let (Ok(certificate), Ok(key)) = (read("tls.crt"), read("tls.key")) {
+                    assert_eq!(certificate, key);
+                    sets += 1;
+                }
+            }
+            assert!(0 < sets);
+        });
+    }
+
+    #[test]
+    fn sets_of_one_instant_and_writers_at_once_all_arrive_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for writer in [b"1", b"2", b"3"] {
+                scope.spawn(|| {
+                    (0..50).for_each(|_| replace(dir.path(), &set(writer), at(1)).unwrap());
+                });
+            }
+        });
+        let [certificate, key] = read(dir.path(), ["tls.crt", "tls.key"]).unwrap();
+        assert_eq!(certificate, key);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn a_set_is_read_whole_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        replace(dir.path(), &set(b"1"), at(1)).unwrap();
+        let [certificate, key] = read(dir.path(), ["tls.crt", "tls.key"]).unwrap();
+        assert_eq!((&certificate[..], &key[..]), (&b"1"[..], &b"1"[..]));
+        let missing = dir.path().join("ca.crt");
+        let error = read(dir.path(), ["tls.crt", "ca.crt"]).unwrap_err();
+        assert!(matches!(error, Error::Read { path, .. } if path == missing));
+        replace(dir.path(), &set(&vec![b'x'; FILE_BYTES_MAX]), at(2)).unwrap();
+        assert!(read(dir.path(), ["tls.crt"]).is_ok());
+        replace(dir.path(), &set(&vec![b'x'; FILE_BYTES_MAX + 1]), at(3)).unwrap();
+        assert!(matches!(read(dir.path(), ["tls.crt"]), Err(Error::TooLarge(_))));
+    }
+
+    #[test]
+    fn secrets_are_for_their_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        replace(dir.path(), &set(b"1"), at(1)).unwrap();
+        let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("tls.key"), mode("tls.crt") & 0o077), (0o600, 0o044));
+    }
+
+    #[test]
+    fn a_file_of_its_own_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.key");
+        fs::write(&path, "mine").unwrap();
+        let error = replace(dir.path(), &set(b"1"), at(1)).unwrap_err();
+        assert!(matches!(error, Error::NotALink(it) if it == path));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read(path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn writing_anew_never_overwrites() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.key");
+        let file = |content| File { name: "root.key", content, secret: true };
+        write_new(&path, &file(b"first")).unwrap();
+        let error = write_new(&path, &file(b"second")).unwrap_err();
+        assert!(matches!(error, Error::Exists(it) if it == path));
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let nowhere = dir.path().join("nowhere/root.key");
+        assert!(matches!(write_new(&nowhere, &file(b"x")), Err(Error::Io { .. })));
+    }
+
+    fn set(content: &[u8]) -> [File<'_>; 2] {
+        [
+            File { name: "tls.crt", content, secret: false },
+            File { name: "tls.key", content, secret: true },
+        ]
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+}

@@ -1,0 +1,11 @@
+//! SPIFFE ids, X.509 SVIDs, trust bundles and the authority that issues them.
+//!
+//! Code only: keys are made at run time and never live in this repository.
+
+pub mod authority;
+pub mod bundle;
+pub mod folder;
+pub mod pem;
+pub mod spiffe_id;
+pub mod svid;
+pub mod x509;
