@@ -1,0 +1,50 @@
+//! Workload policy: what guards the workload behind this sidecar.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// What guards the workload behind this sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadPolicy {
+    /// For ports without an entry of their own.
+    pub mtls: Mtls,
+    /// By the port the caller asked for.
+    pub port_mtls: BTreeMap<u16, Mtls>,
+    /// Ports whose bytes are never looked at, neither inbound nor outbound.
+    pub opaque_ports: BTreeSet<u16>,
+    /// From the request's head to the response's head.
+    pub request_timeout: Duration,
+    /// Between two frames of a body, either way.
+    pub idle_timeout: Duration,
+}
+
+/// Who may reach a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mtls {
+    /// Mesh peers and plaintext.
+    #[default]
+    Permissive,
+    /// Mesh peers only.
+    Strict,
+}
+
+impl WorkloadPolicy {
+    /// Who may reach `port`.
+    pub fn mtls_of(&self, port: u16) -> Mtls {
+        self.port_mtls.get(&port).copied().unwrap_or(self.mtls)
+    }
+}
+
+impl Default for WorkloadPolicy {
+    fn default() -> Self {
+        Self {
+            mtls: Mtls::default(),
+            port_mtls: BTreeMap::new(),
+            opaque_ports: BTreeSet::new(),
+            request_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(5),
+        }
+    }
+}
