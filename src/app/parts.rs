@@ -1,0 +1,205 @@
+//! Parts: what the process is made of, once its settings are known.
+
+use std::{io, sync::Arc};
+
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    Error,
+    events::{on_identity, on_policy},
+    listeners::{Listener, Sockets},
+    services::{Traffic, describe},
+};
+use crate::{
+    admin::{Admin, Condition, Health},
+    config::{
+        self, Policies, Settings,
+        settings::{self, Mode},
+    },
+    discovery::{self, Discovery},
+    drain::{self, Drain},
+    identity::Identity,
+    proxy::{
+        accept::Entry,
+        context::{Draw, Greeters, Shared, Worker},
+        route::Routes,
+    },
+    telemetry::{
+        access_log::{self, AccessLog},
+        metrics::{Direction, Metrics},
+    },
+};
+
+/// What the process is made of.
+pub(super) struct Parts {
+    /// What workers share.
+    pub(super) shared: Arc<Shared>,
+    health: Health,
+    driver: discovery::Driver,
+    rotated: watch::Sender<u64>,
+}
+
+impl Parts {
+    /// Reads policy, and makes everything that does not need a runtime.
+    pub(super) fn new(
+        settings: &Settings,
+        sockets: &Sockets,
+        metrics: Metrics,
+        identity: Option<Identity>,
+    ) -> Result<Self, Error> {
+        let id = identity.as_ref().map(Identity::id);
+        let certified = id.as_ref().and_then(|it| it.namespace());
+        let namespace = settings.namespace.as_deref().or(certified).unwrap_or("default");
+        let context = config::Context {
+            namespace: namespace.into(),
+            service_account: id.as_ref().and_then(|it| it.service_account()).map(Into::into),
+        };
+        let (policies, refused) = Policies::load(settings.policy.as_deref(), context);
+        let draw = Draw::new(seed());
+        let dns = discovery::Config {
+            nameservers: (!settings.dns.is_empty()).then(|| settings.dns.clone()),
+            seed: draw.long(),
+            ..discovery::Config::default()
+        };
+        let (discovery, driver) = Discovery::new(&dns, metrics.clone())?;
+        let logged = access_log_policy(settings.access_log);
+        let access_log = AccessLog::new(logged, io::stdout(), metrics.clone());
+        let health = Health::new([Condition::Listeners, Condition::Identity, Condition::Policy]);
+        health.set(Condition::Listeners, Ok(()));
+        health.set(Condition::Identity, Ok(()));
+        let policy = refused.as_ref().map_or(Ok(()), |it| Err(it.to_string()));
+        health.set(Condition::Policy, policy);
+        if let Some(identity) = &identity {
+            metrics.certificate_not_after(identity.not_after());
+        }
+        metrics.policy_generation(policies.generation());
+        if let Some(errors) = &refused {
+            metrics.policy_reload(false);
+            tracing::error!(%errors, "policy refused; running with defaults");
+        }
+        let rotated = watch::Sender::new(identity.as_ref().map_or(0, Identity::generation));
+        let shared = Shared {
+            identity,
+            namespace: namespace.into(),
+            policies,
+            discovery,
+            metrics,
+            access_log: access_log.map_err(Error::AccessLog)?,
+            drain: Drain::new(),
+            listeners: sockets.all().map(|it| it.actual).collect(),
+            draw,
+            captured: settings.mode == Mode::Capture,
+            services: parking_lot::Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), health, driver, rotated })
+    }
+
+    /// Says what is running.
+    pub(super) fn report(&self, sockets: &Sockets) {
+        let id = self.shared.identity.as_ref().map(|it| it.id().to_string());
+        for listener in sockets.all() {
+            tracing::info!(address = %listener.actual, purpose = listener.purpose, "listening");
+        }
+        tracing::info!(
+            identity = id.as_deref().unwrap_or("none"),
+            namespace = %self.shared.namespace,
+            policy_generation = self.shared.policies.generation(),
+            version = env!("CARGO_PKG_VERSION"),
+            "ready to serve"
+        );
+    }
+
+    /// The workers of both directions.
+    pub(super) fn traffic(&self, settings: &Settings, sockets: &Sockets) -> Vec<Traffic> {
+        let captured = self.shared.captured;
+        let inbound = sockets.inbound.iter().map(|it| {
+            (it.clone(), settings.app.filter(|_| !captured).map_or(Entry::Captured, Entry::App))
+        });
+        let proxy = if captured { Entry::Captured } else { Entry::Proxy };
+        let outbound = sockets.outbound.iter().map(|it| (it.clone(), proxy.clone()));
+        let tunnels =
+            sockets.tunnels.iter().map(|(it, to)| (it.clone(), Entry::Tunnel(Arc::clone(to))));
+        let outbound: Vec<_> = outbound.chain(tunnels).collect();
+        let mut all = self.workers(settings, Direction::Inbound, &inbound.collect::<Vec<_>>());
+        all.extend(self.workers(settings, Direction::Outbound, &outbound));
+        all
+    }
+
+    fn workers(
+        &self,
+        settings: &Settings,
+        direction: Direction,
+        listeners: &[(Listener, Entry)],
+    ) -> Vec<Traffic> {
+        for (listener, entry) in listeners {
+            let (address, kind) = describe(listener, entry);
+            tracing::debug!(%address, kind, direction = direction.as_str(), "accepting");
+        }
+        let room = Arc::new(Semaphore::new(settings.max_connections));
+        let threads = if listeners.is_empty() { 0 } else { settings.threads };
+        let worker = |number| Traffic {
+            name: format!("{}-{number}", direction.as_str()),
+            worker: Arc::new(Worker {
+                shared: Arc::clone(&self.shared),
+                direction,
+                routes: Routes::default(),
+                draw: Draw::new(self.shared.draw.long()),
+                greeters: Greeters::default(),
+            }),
+            listeners: listeners.to_vec(),
+            room: Arc::clone(&room),
+            rotated: self.rotated.subscribe(),
+        };
+        (0..threads).map(worker).collect()
+    }
+
+    /// Everything that is not traffic, until the process ends.
+    pub(super) async fn background(self, admin: io::Result<Vec<std::net::TcpListener>>) {
+        let Self { shared, health, driver, rotated } = self;
+        let _resolving = drain::spawn("discovery", driver.run());
+        if let Some(identity) = shared.identity.clone() {
+            let (metrics, health) = (shared.metrics.clone(), health.clone());
+            let _watching = drain::spawn(
+                "identity",
+                identity.watch(move |event| {
+                    on_identity(event, &metrics, &health, &rotated);
+                }),
+            );
+        }
+        let (metrics, told) = (shared.metrics.clone(), health.clone());
+        let _watching = drain::spawn(
+            "policy",
+            shared.policies.clone().watch(move |event| {
+                on_policy(event, &metrics, &told);
+            }),
+        );
+        let admin_of = Admin::new(shared.metrics.clone(), health, shared.drain.clone());
+        let served = match admin {
+            Ok(listeners) => admin_of.serve(listeners).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            tracing::error!(%error, "admin is not served");
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+fn access_log_policy(asked: settings::AccessLog) -> access_log::Policy {
+    match asked {
+        settings::AccessLog::Off => access_log::Policy::Off,
+        settings::AccessLog::Failures => access_log::Policy::Failures,
+        settings::AccessLog::All => access_log::Policy::All,
+        settings::AccessLog::Sampled { per_ten_thousand } => {
+            access_log::Policy::Ratio(u32::from(per_ten_thousand) * 100)
+        }
+    }
+}
+
+/// A number nobody can foresee, from the operating system.
+fn seed() -> u64 {
+    use rand::TryRng as _;
+    rand::rngs::SysRng.try_next_u64().unwrap_or_else(|_| {
+        u64::try_from(crate::clock::wall().as_nanos() & u128::from(u64::MAX)).unwrap_or(1)
+    })
+}
