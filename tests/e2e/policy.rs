@@ -223,7 +223,7 @@ fn reloads() {
         Load::start(&pods.web, outbound(), 8, |_| web::get(Version::HTTP_11, ORDERS, "/who"));
     for edit in 0..200 {
         policy.write("orders.yaml", &texts[edit % 3]);
-        load.go_on_for(10);
+        load.go_on_for(40);
     }
     policy.write("orders.yaml", &texts[1]);
     pods.until("b");
