@@ -116,9 +116,8 @@ async fn active(client: &Arc<Client>, stream: Stream) -> Option<Wire> {
     let mut builder = http1::Builder::new();
     builder
         .max_buf_size(HEAD_MAX - 1)
-        // A client that ends its side has left, as far as anybody can tell: what it asked
-        // for is cancelled, as nginx and Envoy do.
-        .half_close(false)
+        // How long a client that has ended its side is waited for is `idle`'s to say.
+        .half_close(true)
         .auto_date_header(false)
         // One buffer and one write an answer. Not `pipeline_flush`: with it hyper takes all
         // of a body into that buffer, however slowly the client reads.
