@@ -172,7 +172,28 @@ fn read_file(path: &Path) -> Result<Content, Error> {
 ///
 /// [`Error::Exists`] when there is a file of that name, else on IO errors.
 pub fn write_new(path: &Path, file: &File<'_>) -> Result<(), Error> {
-    let io_error = |source| Error::Io { path: path.to_owned(), source };
+    // Unlike a rename, a link fails when the name is taken.
+    write_by(path, file, |partial| {
+        fs::hard_link(partial, path)?;
+        fs::remove_file(partial)
+    })
+}
+
+/// Writes one file, whole or not at all, in place of one that may be there.
+///
+/// # Errors
+///
+/// On IO errors; what was there is then still there.
+pub fn write_over(path: &Path, file: &File<'_>) -> Result<(), Error> {
+    write_by(path, file, |partial| fs::rename(partial, path))
+}
+
+/// Writes a file beside `path`, and has `place` give it that name.
+fn write_by(
+    path: &Path,
+    file: &File<'_>,
+    place: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), Error> {
     let partial = path.with_file_name(format!(".{}.{}.partial", file.name, std::process::id()));
     let mode = if file.secret { 0o600 } else { 0o644 };
     let written = OpenOptions::new()
@@ -181,14 +202,14 @@ pub fn write_new(path: &Path, file: &File<'_>) -> Result<(), Error> {
         .mode(mode)
         .open(&partial)
         .and_then(|mut it| it.write_all(file.content).and_then(|()| it.sync_all()));
-    // Unlike a rename, a link fails when the name is taken.
-    let linked = written.and_then(|()| fs::hard_link(&partial, path));
-    let removed = fs::remove_file(&partial);
-    match linked {
-        Ok(()) => removed.map_err(io_error),
-        Err(_) if fs::symlink_metadata(path).is_ok() => Err(Error::Exists(path.to_owned())),
-        Err(source) => Err(io_error(source)),
-    }
+    written.and_then(|()| place(&partial)).map_err(|source| {
+        // Half a file is of no use, and may be half a key. The first error is the one to tell.
+        let _removed = fs::remove_file(&partial);
+        if source.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(path).is_ok() {
+            return Error::Exists(path.to_owned());
+        }
+        Error::Io { path: path.to_owned(), source }
+    })
 }
 
 /// Makes a directory, and its parents when `parents`.
@@ -369,6 +390,23 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let nowhere = dir.path().join("nowhere/root.key");
         assert!(matches!(write_new(&nowhere, &file(b"x")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn writing_over_replaces_the_whole_file_and_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("issuer.key");
+        fs::write(&path, "a longer one").unwrap();
+        write_over(&path, &File { name: "issuer.key", content: b"new", secret: true }).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // A name that cannot be replaced stays, and nothing is left beside it.
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let file = File { name: "folder", content: b"x", secret: false };
+        assert!(matches!(write_over(&folder, &file), Err(Error::Io { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     fn set(content: &[u8]) -> [File<'_>; 2] {

@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod folder;
+pub mod jwks;
 pub mod pem;
 pub mod spiffe_id;
 pub mod svid;

@@ -113,6 +113,11 @@ impl Block<'_> {
         PrivateKeyDer::from_pem_slice(self.text).map_err(|_| self.damaged())
     }
 
+    /// The block as it stands in the file, with one line's end after it.
+    pub(crate) fn to_pem(self) -> String {
+        format!("{}\n", String::from_utf8_lossy(self.text).trim_end())
+    }
+
     fn damaged(&self) -> Error {
         Error::Damaged { line: self.line, label: self.label.to_owned() }
     }

@@ -11,10 +11,11 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::{
     asn1_rs::Tag,
     certificate::X509Certificate,
-    extensions::{BasicConstraints, GeneralName, KeyUsage, X509Extension},
+    extensions::{BasicConstraints, GeneralName, GeneralSubtree, KeyUsage, X509Extension},
     prelude::FromDer,
     public_key::PublicKey,
     time::ASN1Time,
@@ -67,12 +68,27 @@ pub struct Facts {
     pub is_ca: bool,
     /// How many signing certificates may stand between it and a leaf.
     pub path_len: Option<u32>,
+    /// What the names of certificates below it must or must not be, as `only DNS:…`,
+    /// `not URI:…`.
+    pub constraints: Vec<String>,
+    /// Whether its key may sign certificates: so it says, or nothing is said about its key.
+    pub cert_sign: bool,
     /// Whether its key may sign handshakes.
     pub digital_signature: bool,
     /// The key's kind and size.
     pub key: String,
     /// The public key: DER of `SubjectPublicKeyInfo`.
     pub public_key: Vec<u8>,
+    /// SHA-256 of the whole certificate, as `openssl x509 -fingerprint -sha256` has it.
+    pub fingerprint: String,
+}
+
+/// The numbers a public key is made of, big-endian.
+pub(crate) enum PublicParts {
+    /// A point of a curve, each half as long as the curve's field.
+    Ec { x: Vec<u8>, y: Vec<u8> },
+    /// Modulus and exponent.
+    Rsa { n: Vec<u8>, e: Vec<u8> },
 }
 
 //= https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md#52-leaf-validation
@@ -112,6 +128,20 @@ pub fn claims_spiffe(der: &[u8]) -> bool {
     parse(der).and_then(|it| uris(&it).map(|uris| uris.into_iter().any(claims))).unwrap_or(false)
 }
 
+/// The numbers of a certificate's key; `None` when it is of another kind.
+pub(crate) fn public_parts(der: &[u8]) -> Option<PublicParts> {
+    let certificate = parse(der).ok()?;
+    let key = certificate.public_key().parsed().ok()?;
+    if let PublicKey::EC(point) = key {
+        let [4, halves @ ..] = point.data() else { return None };
+        let (x, y) = halves.split_at_checked(halves.len() / 2)?;
+        return Some(PublicParts::Ec { x: x.to_vec(), y: y.to_vec() });
+    }
+    let PublicKey::RSA(key) = key else { return None };
+    let number = |bytes: &[u8]| bytes.strip_prefix(&[0]).unwrap_or(bytes).to_vec();
+    Some(PublicParts::Rsa { n: number(key.modulus), e: number(key.exponent) })
+}
+
 impl Facts {
     /// Reads a certificate in DER.
     ///
@@ -130,9 +160,12 @@ impl Facts {
             names: names(&it)?.iter().map(described).collect(),
             is_ca: constraints.is_some_and(|it| it.ca),
             path_len: constraints.and_then(|it| it.path_len_constraint),
+            constraints: name_constraints(&it)?,
+            cert_sign: key_usage(&it)?.is_none_or(KeyUsage::key_cert_sign),
             digital_signature: key_usage(&it)?.is_some_and(KeyUsage::digital_signature),
             key: key(&it),
             public_key: it.public_key().raw.to_vec(),
+            fingerprint: fingerprint(der),
         })
     }
 }
@@ -157,6 +190,33 @@ fn constraints<'b>(
     certificate: &'b X509Certificate<'_>,
 ) -> Result<Option<&'b BasicConstraints>, IdError> {
     Ok(certificate.basic_constraints().map_err(|_| IdError::Unreadable)?.map(|it| it.value))
+}
+
+fn name_constraints(certificate: &X509Certificate<'_>) -> Result<Vec<String>, IdError> {
+    let found = certificate.name_constraints().map_err(|_| IdError::Unreadable)?;
+    let Some(it) = found.map(|it| it.value) else { return Ok(Vec::new()) };
+    let said = |word: &'static str, trees: &Option<Vec<GeneralSubtree<'_>>>| {
+        let said = |it: &GeneralSubtree<'_>| format!("{word} {}", constrained(&it.base));
+        trees.iter().flatten().map(said).collect::<Vec<_>>()
+    };
+    Ok([said("only", &it.permitted_subtrees), said("not", &it.excluded_subtrees)].concat())
+}
+
+/// A name in a constraint: that of an address is one and its mask.
+fn constrained(name: &GeneralName<'_>) -> String {
+    let GeneralName::IPAddress(bytes) = name else { return described(name) };
+    let half = |bytes: &[u8]| match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
+        (Ok(v4), _) => IpAddr::from(v4).to_string(),
+        (_, Ok(v6)) => IpAddr::from(v6).to_string(),
+        (Err(_), Err(_)) => "(damaged)".to_owned(),
+    };
+    let (address, mask) = bytes.split_at(bytes.len() / 2);
+    format!("IP:{}/{}", half(address), half(mask))
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    let octets = digest(&SHA256, der);
+    octets.as_ref().iter().map(|it| format!("{it:02X}")).collect::<Vec<_>>().join(":")
 }
 
 fn names<'a, 'b>(certificate: &'b X509Certificate<'a>) -> Result<&'b [GeneralName<'a>], IdError> {
@@ -302,6 +362,29 @@ mod tests {
         assert_eq!((facts.is_ca, facts.digital_signature), (false, true));
         assert_eq!(facts.key, "ECDSA, 256 bits");
         assert_eq!(facts.not_before.as_secs(), 157_766_400);
+    }
+
+    #[test]
+    fn constraints_on_names_are_facts() {
+        let tree = |text: &str| [b"\x30\x09\x86\x07".as_slice(), text.as_bytes()].concat();
+        let trees = [tree("td.test"), b"\x30\x0a\x87\x08\x0a\0\0\0\xff\0\0\0".to_vec()];
+        let content = [&b"\x30\x1b\xa0\x0b"[..], &trees[0], b"\xa1\x0c".as_slice(), &trees[1]];
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content.concat());
+        let der = certificate(&[ORDERS], |it| it.custom_extensions.push(extension));
+        let facts = Facts::of(&der).unwrap();
+        assert_eq!(facts.constraints, ["only URI:td.test", "not IP:10.0.0.0/255.0.0.0"]);
+        assert!(!facts.cert_sign);
+    }
+
+    #[test]
+    fn a_fingerprint_is_sha_256_of_the_whole_certificate() {
+        let der = certificate(&[ORDERS], |_| ());
+        let (one, two) = (Facts::of(&der).unwrap(), Facts::of(&certificate(&[], |_| ())).unwrap());
+        assert_ne!(one.fingerprint, two.fingerprint);
+        assert_eq!(
+            fingerprint(b""),
+            "E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24:27:AE:41:E4:64:9B:93:4C:A4:95:99:1B:78:52:B8:55"
+        );
     }
 
     proptest! {

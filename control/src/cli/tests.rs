@@ -2,10 +2,10 @@
 
 #![expect(clippy::needless_raw_string_hashes, reason = "`UPDATE_EXPECT=1` writes them")]
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{io, os::unix::fs::PermissionsExt as _};
 
 use expect_test::{Expect, expect};
-use remora_certs::{bundle::Bundle, svid::Svid};
+use remora_certs::{bundle::Bundle, pem, svid::Svid};
 use tempfile::TempDir;
 
 use super::*;
@@ -46,9 +46,9 @@ fn init_never_overwrites() {
         "init --dir DIR/ca",
         78,
         &expect![[r#"
-        error: `DIR/ca/root.key` exists
-        hint: nothing was overwritten: choose another folder, or move the old files away
-    "#]],
+            error: `DIR/ca/root.key` exists
+            hint: nothing was overwritten: choose another folder, or `--force` to replace them
+        "#]],
     );
 }
 
@@ -122,7 +122,7 @@ fn wrong_ids_and_lives_are_refused_with_a_hint() {
         error: `spiffe://cluster.local/ns/shop/sa/root/sa/web` is not a SPIFFE id: `/` at byte 30 is not allowed in a path (letters, digits, `.`, `-`, `_`)
         hint: the form is spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT
         error: a life of 31622400 seconds is longer than the 31536000 the signing certificate has left
-        hint: at most 365 d, or make a new authority with `init`
+        hint: ask for at most 365 d, or make a new signer with `init`
     "#]].assert_eq(&messages);
     assert!(!dir.path().join("x").exists());
 }
@@ -228,38 +228,41 @@ fn inspect_says_in_words_what_files_hold() {
         command,
         0,
         &expect![[r#"
-        DIR/web/tls.crt
-          1. workload `spiffe://cluster.local/ns/shop/sa/web`
-             valid      2026-02-03 04:00:06 UTC to 2026-02-04 04:05:06 UTC
-                        ends in 23 h 30 min
-             names      URI:spiffe://cluster.local/ns/shop/sa/web
-             subject    (none)
-             signed by  O=Remora, CN=cluster.local issuer …
-             may sign   nothing
-             key        ECDSA, 256 bits
-             serial     …
-          2. issuer
-             valid      2026-02-03 04:00:06 UTC to 2027-02-03 04:05:06 UTC
-                        ends in 364 d 23 h
-             names      URI:spiffe://cluster.local
-             subject    O=Remora, CN=cluster.local issuer …
-             signed by  O=Remora, CN=cluster.local root …
-             may sign   workloads only
-             key        ECDSA, 256 bits
-             serial     …
-        DIR/web/ca.crt
-          1. root
-             valid      2026-02-03 04:00:06 UTC to 2036-02-01 04:05:06 UTC
-                        ends in 3649 d 23 h
-             names      URI:spiffe://cluster.local
-             subject    O=Remora, CN=cluster.local root …
-             signed by  O=Remora, CN=cluster.local root …
-             may sign   further authorities, too
-             key        ECDSA, 256 bits
-             serial     …
-        DIR/web/tls.key
-          1. private key, not shown
-    "#]],
+            DIR/web/tls.crt
+              1. workload `spiffe://cluster.local/ns/shop/sa/web`
+                 valid      2026-02-03 04:00:06 UTC to 2026-02-04 04:05:06 UTC
+                            ends in 23 h 30 min
+                 names      URI:spiffe://cluster.local/ns/shop/sa/web
+                 subject    (none)
+                 signed by  O=Remora, CN=cluster.local issuer …
+                 may sign   nothing
+                 key        ECDSA, 256 bits
+                 serial     …
+                 sha-256    …
+              2. issuer
+                 valid      2026-02-03 04:00:06 UTC to 2027-02-03 04:05:06 UTC
+                            ends in 364 d 23 h
+                 names      URI:spiffe://cluster.local
+                 subject    O=Remora, CN=cluster.local issuer …
+                 signed by  O=Remora, CN=cluster.local root …
+                 may sign   workloads only
+                 key        ECDSA, 256 bits
+                 serial     …
+                 sha-256    …
+            DIR/web/ca.crt
+              1. root
+                 valid      2026-02-03 04:00:06 UTC to 2036-02-01 04:05:06 UTC
+                            ends in 3649 d 23 h
+                 names      URI:spiffe://cluster.local
+                 subject    O=Remora, CN=cluster.local root …
+                 signed by  O=Remora, CN=cluster.local root …
+                 may sign   workloads, and issuers of workloads
+                 key        ECDSA, 256 bits
+                 serial     …
+                 sha-256    …
+            DIR/web/tls.key
+              1. private key, not shown
+        "#]],
     );
 }
 
@@ -273,7 +276,7 @@ fn inspect_says_what_is_wrong_with_a_file() {
         "inspect DIR/empty",
         78,
         &expect![[r#"
-            error: `DIR/empty` holds nothing in PEM
+            error: `DIR/empty` holds no certificate: no PEM, DER, or SPIFFE bundle in JSON
             hint: expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`
         "#]],
     );
@@ -298,6 +301,255 @@ fn inspect_says_what_is_wrong_with_a_file() {
 }
 
 #[test]
+fn inspect_reads_der_and_spiffe_bundles_too() {
+    let dir = authority();
+    let path = |name: &str| dir.path().join(name);
+    let root = fs::read(path("ca/root.crt")).unwrap();
+    let der = pem::blocks(&root).unwrap()[0].certificate().unwrap();
+    fs::write(path("root.der"), &der).unwrap();
+    let (_, from_der, _) = run_words(&dir, NOW, "inspect DIR/root.der");
+    let (_, from_pem, _) = run_words(&dir, NOW, "inspect DIR/ca/root.crt");
+    assert_eq!(
+        from_der.lines().skip(1).collect::<Vec<_>>(),
+        from_pem.lines().skip(1).collect::<Vec<_>>()
+    );
+    let (_, json, _) = run_words(&dir, NOW, "bundle --dir DIR/ca --format spiffe --sequence 7");
+    let other = json.replace("\"keys\": [", r#""keys": [{"use": "jwt-svid", "kid": "k1"},"#);
+    fs::write(path("bundle.json"), other).unwrap();
+    check(
+        &dir,
+        "inspect DIR/bundle.json",
+        0,
+        &expect![[r#"
+        DIR/bundle.json: SPIFFE bundle, sequence 7, look again every 5 min
+          1. `jwt-svid` key `k1`, not read
+          2. root
+             valid      2026-02-03 04:00:06 UTC to 2036-02-01 04:05:06 UTC
+                        ends in 3650 d
+             names      URI:spiffe://cluster.local
+             subject    O=Remora, CN=cluster.local root …
+             signed by  O=Remora, CN=cluster.local root …
+             may sign   workloads, and issuers of workloads
+             key        ECDSA, 256 bits
+             serial     …
+             sha-256    …
+    "#]],
+    );
+}
+
+#[test]
+fn inspect_shows_constraints_on_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(2));
+    let only = vec![rcgen::GeneralSubtree::DnsName("shop".to_owned())];
+    let excluded_subtrees = Vec::new();
+    params.name_constraints =
+        Some(rcgen::NameConstraints { permitted_subtrees: only, excluded_subtrees });
+    let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    fs::write(dir.path().join("root"), root.der()).unwrap();
+    let (_, said, _) = run_words(&dir, NOW, "inspect DIR/root");
+    assert!(said.contains("     limits     only DNS:shop\n"), "{said}");
+    assert!(said.contains("     may sign   further authorities, too, 2 deep\n"), "{said}");
+}
+
+#[test]
+fn a_bundle_is_printed_as_ca_crt_has_it_or_as_spiffe_federates_it() {
+    let dir = authority();
+    let root = fs::read_to_string(dir.path().join("ca/root.crt")).unwrap();
+    // What needs no key asks for none.
+    fs::remove_file(dir.path().join("ca/issuer.key")).unwrap();
+    assert_eq!(run_words(&dir, NOW, "bundle --dir DIR/ca"), (0, root.clone(), String::new()));
+    let spiffe = |now, more: &str| {
+        let command = format!("bundle --dir DIR/ca --format spiffe{more}");
+        let (code, out, _) = run_words(&dir, now, &command);
+        assert_eq!(code, 0);
+        jwks::read(out.as_bytes()).unwrap()
+    };
+    let first = spiffe(NOW, "");
+    let der = pem::blocks(root.as_bytes()).unwrap()[0].certificate().unwrap();
+    assert_eq!(first.keys, [jwks::Found::Root(der)]);
+    assert_eq!(
+        (first.sequence, first.refresh),
+        (Some(NOW.as_secs()), Some(Duration::from_mins(5)))
+    );
+    // Later means more, without anybody keeping count.
+    assert!(first.sequence < spiffe(NOW + Duration::from_secs(1), "").sequence);
+    let told = spiffe(NOW, " --sequence 7 --refresh 1h");
+    assert_eq!((told.sequence, told.refresh), (Some(7), Some(Duration::from_hours(1))));
+}
+
+#[test]
+fn a_folder_without_a_root_has_no_bundle() {
+    let dir = authority();
+    check(
+        &dir,
+        "bundle --dir DIR/nowhere",
+        1,
+        &expect![[r#"
+        error: cannot read `DIR/nowhere/root.crt`: No such file or directory (os error 2)
+        hint: check the path and who may read it
+    "#]],
+    );
+    fs::write(dir.path().join("ca/root.crt"), "").unwrap();
+    check(
+        &dir,
+        "bundle --dir DIR/ca",
+        78,
+        &expect![[r#"
+            error: `DIR/ca/root.crt`: no certificate in the trust bundle
+            hint: expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`
+        "#]],
+    );
+}
+
+#[test]
+fn init_replaces_only_when_forced() {
+    let dir = authority();
+    let read = || fs::read(dir.path().join("ca/root.key")).unwrap();
+    let before = read();
+    assert_eq!(run_words(&dir, NOW, "init --dir DIR/ca --key p384").0, 78);
+    assert_eq!(read(), before);
+    assert_eq!(run_words(&dir, NOW, "init --dir DIR/ca --key p384 --force").0, 0);
+    assert_ne!(read(), before);
+    let (_, said, _) = run_words(&dir, NOW, "inspect DIR/ca/root.crt DIR/ca/issuer.crt");
+    assert_eq!(said.matches("key        ECDSA, 384 bits").count(), 2, "{said}");
+    let mode = fs::metadata(dir.path().join("ca/root.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn init_makes_a_new_issuer_below_a_root_that_exists() {
+    let dir = authority();
+    let command = "init --dir DIR/new --root DIR/ca/root.crt --root-key DIR/ca/root.key";
+    check(
+        &dir,
+        command,
+        0,
+        &expect![[r#"
+        made an issuer of `cluster.local` in `DIR/new`
+          root.crt: the root given; its key was read, and not kept
+          issuer.crt, issuer.key: the issuer, until 2027-02-03 04:05:06 UTC
+    "#]],
+    );
+    let command = format!("issue --dir DIR/new {WEB} --out DIR/web");
+    assert_eq!(run_words(&dir, NOW, &command).0, 0);
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    assert_eq!(read("web/ca.crt"), read("ca/root.crt"));
+    assert!(!dir.path().join("new/root.key").exists());
+}
+
+#[test]
+fn init_takes_over_an_issuer_made_elsewhere() {
+    let dir = authority();
+    let files = "--issuer DIR/ca/issuer.crt --issuer-key DIR/ca/issuer.key --root DIR/ca/root.crt";
+    check(
+        &dir,
+        &format!("init --dir DIR/new {files}"),
+        0,
+        &expect![[r#"
+        took over an issuer of `cluster.local` into `DIR/new`
+          root.crt: the root that vouches for it
+          issuer.crt, issuer.key: the issuer, until 2027-02-03 04:05:06 UTC
+        when it is renewed where it was made: `init` again, with `--force`
+    "#]],
+    );
+    assert_eq!(run_words(&dir, NOW, &format!("issue --dir DIR/new {WEB} --out DIR/web")).0, 0);
+}
+
+#[test]
+fn init_says_what_is_wrong_with_what_it_is_given() {
+    let dir = authority();
+    fs::write(dir.path().join("empty"), "").unwrap();
+    let mut messages = String::new();
+    for arguments in [
+        "--root DIR/ca/root.crt",
+        "--root DIR/ca/root.crt --root-key DIR/ca/root.key --issuer DIR/x --issuer-key DIR/y",
+        "--issuer DIR/ca/issuer.crt",
+        "--issuer DIR/ca/issuer.crt --issuer-key DIR/ca/issuer.key --key p384",
+        "--root DIR/ca/root.crt --root-key DIR/ca/issuer.key",
+        "--root DIR/ca/root.crt --root-key DIR/empty",
+        "--root DIR/empty --root-key DIR/ca/root.key",
+        "--root DIR/ca/issuer.crt --root-key DIR/ca/issuer.key",
+        "--root DIR/ca/root.crt --root-key DIR/ca/root.key --trust-domain other",
+        "--root DIR/ca/root.crt --root-key DIR/ca/root.key --issuer-life 9999d",
+        "--issuer DIR/ca/issuer.crt --issuer-key DIR/ca/issuer.key",
+        "--issuer DIR/ca/root.crt --issuer-key DIR/ca/root.key",
+        "--issuer DIR/ca/issuer.crt --issuer-key DIR/ca/root.key --root DIR/ca/root.crt",
+    ] {
+        let (code, out, err) = run_words(&dir, NOW, &format!("init --dir DIR/new {arguments}"));
+        assert_eq!((code, out.as_str()), (78, ""), "{arguments}");
+        messages += err.split("\n\n").next().unwrap_or_default().trim_end();
+        messages += "\n";
+    }
+    expect![[r#"
+        error: the following required arguments were not provided:
+          <--root-key <FILE>|--issuer <FILE>>
+        error: the argument '--root-key <FILE>' cannot be used with '--issuer <FILE>'
+        error: the following required arguments were not provided:
+          --issuer-key <FILE>
+        error: the argument '--issuer <FILE>' cannot be used with '--key <CURVE>'
+        error: `DIR/ca/issuer.key`: not the key of `O=Remora, CN=cluster.local root …`
+        hint: certificate and key must be of one pair
+        error: `DIR/empty`: not one private key that can be read, or it is encrypted or of an unsupported kind
+        hint: expected one key in PEM, of ECDSA, Ed25519 or RSA, not encrypted
+        error: `DIR/empty`: no certificate in it
+        hint: expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`
+        error: `DIR/ca/issuer.crt`: `O=Remora, CN=cluster.local issuer …` is an issuer, not a root
+        hint: an issuer and its key are `--issuer` and `--issuer-key`
+        error: `DIR/ca/root.crt`: `O=Remora, CN=cluster.local root …` is of the trust domain `cluster.local`, not `other`
+        hint: leave `--trust-domain` out, or name that one
+        error: a life of 863913600 seconds is longer than the 315360000 the signing certificate has left
+        hint: ask for at most 3650 d, or make a new signer with `init`
+        error: `DIR/ca/issuer.crt`: the root that vouches for `O=Remora, CN=cluster.local issuer …` is missing
+        hint: name its file with `--root`
+        error: `DIR/ca/root.crt`: `O=Remora, CN=cluster.local root …` is a root, not an issuer below one
+        hint: a root and its key are `--root` and `--root-key`
+        error: `DIR/ca/root.key`: not the key of `O=Remora, CN=cluster.local issuer …`
+        hint: certificate and key must be of one pair
+    "#]].assert_eq(&messages);
+    assert!(!dir.path().join("new").exists());
+}
+
+#[test]
+fn help_explains_every_argument_of_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    check(
+        &dir,
+        "bundle --help",
+        0,
+        &expect![[r#"
+        Print the trust bundle: whoever has it can tell this authority's workloads
+
+        Needs no key: of the folder, only root.crt is read.
+
+        Usage: remora-control bundle [OPTIONS] --dir <DIR>
+
+        Options:
+              --dir <DIR>
+                  The authority's folder, made by `init`
+
+              --format <FORMAT>
+                  As it is in ca.crt, or as SPIFFE federates it (JSON)
+
+                  [default: pem]
+                  [possible values: pem, spiffe]
+
+              --sequence <NUMBER>
+                  For spiffe: what grows with each change; without it, the time in seconds
+
+              --refresh <TIME>
+                  For spiffe: how often others are to look for a newer one
+
+                  [default: 5m]
+
+          -h, --help
+                  Print help (see a summary with '-h')
+    "#]],
+    );
+}
+
+#[test]
 fn the_process_gets_the_exit_code() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut exit = |argument: &str| run(["x".into(), argument.into()], &mut out, &mut err);
@@ -313,25 +565,27 @@ fn help_shows_the_commands_and_an_example_of_each() {
         "--help",
         0,
         &expect![[r#"
-        Remora's authority: gives workloads the identities that sidecars prove to each other
+            Remora's authority: gives workloads the identities that sidecars prove to each other
 
-        Usage: remora-control <COMMAND>
+            Usage: remora-control <COMMAND>
 
-        Commands:
-          init     Make a new authority: a root and one issuer under it
-          issue    Give a workload an identity: a fresh key and a certificate for it
-          inspect  Say in words what certificate files hold
-          help     Print this message or the help of the given subcommand(s)
+            Commands:
+              init     Make a new authority: a root and one issuer under it
+              issue    Give a workload an identity: a fresh key and a certificate for it
+              inspect  Say in words what certificate files hold
+              bundle   Print the trust bundle: whoever has it can tell this authority's workloads
+              help     Print this message or the help of the given subcommand(s)
 
-        Options:
-          -h, --help     Print help
-          -V, --version  Print version
+            Options:
+              -h, --help     Print help
+              -V, --version  Print version
 
-        Examples:
-          remora-control init --dir authority
-          remora-control issue --dir authority --namespace shop --service-account orders --out orders
-          remora-control inspect orders/tls.crt orders/ca.crt
-    "#]],
+            Examples:
+              remora-control init --dir authority
+              remora-control issue --dir authority --namespace shop --service-account orders --out orders
+              remora-control inspect orders/tls.crt orders/ca.crt
+              remora-control bundle --dir authority --format spiffe
+        "#]],
     );
 }
 
@@ -343,35 +597,58 @@ fn help_explains_every_argument_of_init() {
         "init --help",
         0,
         &expect![[r#"
-        Make a new authority: a root and one issuer under it
+            Make a new authority: a root and one issuer under it
 
-        Writes root.crt, root.key, issuer.crt and issuer.key, and never overwrites one. Only root.crt is
-        trusted and only issuer.key signs workloads, so keep root.key elsewhere.
+            Writes root.crt, root.key, issuer.crt and issuer.key, and never overwrites one unless told to. Only
+            root.crt is trusted and only issuer.key signs workloads, so keep root.key elsewhere.
 
-        Usage: remora-control init [OPTIONS] --dir <DIR>
+            With --root and --root-key, only the issuer is new. With --issuer and --issuer-key, nothing is: an
+            issuer that cert-manager, Vault or the like made is checked and taken over.
 
-        Options:
-              --dir <DIR>
-                  The folder to write to, made when absent
+            Usage: remora-control init [OPTIONS] --dir <DIR>
 
-              --trust-domain <NAME>
-                  The trust domain: what every id of this authority begins with
+            Options:
+                  --dir <DIR>
+                      The folder to write to, made when absent
 
-                  [default: cluster.local]
+                  --trust-domain <NAME>
+                      The trust domain: what every id of this authority begins with; without it, the one that
+                      the root or issuer given names, or cluster.local where all is new
 
-              --root-life <LIFE>
-                  How long the root is valid, such as 3650d
+                  --root-life <LIFE>
+                      How long a new root is valid, such as 3650d
 
-                  [default: 3650d]
+                      [default: 3650d]
 
-              --issuer-life <LIFE>
-                  How long the issuer is valid, such as 365d
+                  --issuer-life <LIFE>
+                      How long a new issuer is valid, such as 365d
 
-                  [default: 365d]
+                      [default: 365d]
 
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+                  --key <CURVE>
+                      The kind of new keys, those of workloads included: ECDSA on this curve
+
+                      [default: p256]
+                      [possible values: p256, p384]
+
+                  --root <FILE>
+                      A root that exists, in PEM: to sign a new issuer, or the one of --issuer
+
+                  --root-key <FILE>
+                      Its key, in PEM; read, and not kept
+
+                  --issuer <FILE>
+                      An issuer that exists, in PEM; the certificates up to its root may follow
+
+                  --issuer-key <FILE>
+                      Its key, in PEM
+
+                  --force
+                      Replace the files of an earlier authority, keys included
+
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
 }
 
@@ -425,20 +702,21 @@ fn help_explains_every_argument_of_inspect() {
         "inspect --help",
         0,
         &expect![[r#"
-        Say in words what certificate files hold
+            Say in words what certificate files hold
 
-        Reads certificates, chains and bundles in PEM. Private keys are never shown.
+            Reads certificates, chains and bundles in PEM, a certificate in DER, and SPIFFE bundles in JSON.
+            Private keys are never shown.
 
-        Usage: remora-control inspect <FILE>...
+            Usage: remora-control inspect <FILE>...
 
-        Arguments:
-          <FILE>...
-                  Files in PEM
+            Arguments:
+              <FILE>...
+                      Files in PEM, DER or JSON
 
-        Options:
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+            Options:
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
 }
 
@@ -482,15 +760,18 @@ fn run_words(dir: &TempDir, now: Duration, words: &str) -> (u8, String, String) 
 /// Hides serial numbers and the tags that tell authorities apart.
 fn masked(text: &str) -> String {
     let line = |line: &str| {
-        if let Some((before, _)) = line.split_once("serial     ") {
-            return format!("{before}serial     …\n");
-        }
-        match line.rsplit_once([' ']) {
-            Some((before, tag)) if tag.len() == 8 && before.contains("CN=") => {
-                format!("{before} …\n")
+        for name in ["serial     ", "sha-256    "] {
+            if let Some((before, _)) = line.split_once(name) {
+                return format!("{before}{name}…\n");
             }
-            _ => format!("{}\n", line.trim_end()),
         }
+        // The tag is eight digits, at the end of the line or of a quotation.
+        let parts = line.split_once("CN=").and_then(|(before, name)| {
+            let (at, _) = name.match_indices(' ').nth(1)?;
+            let after = name.get(at + 1..)?.trim_start_matches(|it: char| it.is_ascii_hexdigit());
+            Some(format!("{before}CN={} …{after}\n", name.get(..at)?))
+        });
+        parts.unwrap_or_else(|| format!("{}\n", line.trim_end()))
     };
     text.lines().map(line).collect()
 }

@@ -1,0 +1,284 @@
+//! Setup: a new authority, of which all or only the issuer is new, or nothing.
+//!
+//! What is made elsewhere is refused here rather than found unfit by the first sidecar: it
+//! is looked at (see [`given`]), and then a workload's certificate is signed
+//! for trial, and must be accepted by the verifier that sidecars use, before a file is
+//! written.
+
+use std::{path::Path, time::Duration};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
+use rustls::{
+    client::verify_server_cert_signed_by_trust_anchor,
+    crypto::aws_lc_rs::default_provider,
+    pki_types::UnixTime,
+    server::{ParsedCertificate, WebPkiClientVerifier},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Authority, Error, ISSUER_CERTIFICATE, ISSUER_KEY, Key, Leaf, Parts, Plan, ROOT_CERTIFICATE,
+    ROOT_KEY, Secret, TRUST_DOMAIN, Unfit,
+    given::{self, Given},
+    own_trust_domain, params, random, read,
+};
+use crate::{
+    bundle::Bundle,
+    folder::{self, File, write_new, write_over},
+    spiffe_id::{SpiffeId, trust_domain},
+    svid::Svid,
+    x509::Facts,
+};
+
+/// The longest life of a certificate signed for trial, which nobody ever sees.
+const TRIAL: Duration = Duration::from_mins(1);
+
+/// Where an authority comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// Root and issuer are made.
+    New,
+    /// An issuer is made below a root that exists; its key is read, and not kept.
+    Root {
+        /// Its certificate, in PEM.
+        certificate: &'a Path,
+        /// Its key, in PEM.
+        key: &'a Path,
+    },
+    /// Nothing is made: an issuer that cert-manager, Vault or the like made is taken over.
+    Issuer {
+        /// Its certificate in PEM; what is between it and its root may follow, and the root.
+        certificate: &'a Path,
+        /// Its key, in PEM.
+        key: &'a Path,
+        /// Its root, where that does not end the chain.
+        root: Option<&'a Path>,
+    },
+}
+
+/// How an authority is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// Where it comes from.
+    pub source: Source<'a>,
+    /// The trust domain, where no certificate names it.
+    pub trust_domain: Option<&'a str>,
+    /// How long a new root is valid.
+    pub root_life: Duration,
+    /// How long a new issuer is valid.
+    pub issuer_life: Duration,
+    /// The kind of new keys.
+    pub key: Key,
+    /// Whether files of an earlier authority are replaced.
+    pub force: bool,
+}
+
+/// Files to write, and the authority they make.
+struct Made {
+    root_key: Option<Zeroizing<String>>,
+    issuer_key: Zeroizing<String>,
+    /// Whether the trust domain stands in no certificate.
+    unnamed: bool,
+    authority: Authority,
+}
+
+/// Makes a root and an issuer with keys of the usual kind: their four files are in `dir`.
+///
+/// # Errors
+///
+/// As [`setup`].
+pub fn create(dir: &Path, plan: &Plan<'_>, now: Duration) -> Result<Authority, Error> {
+    let Plan { trust_domain, root_life, issuer_life } = *plan;
+    let setup_of_new = Setup {
+        source: Source::New,
+        trust_domain: Some(trust_domain),
+        root_life,
+        issuer_life,
+        key: Key::default(),
+        force: false,
+    };
+    setup(dir, &setup_of_new, now)
+}
+
+/// Sets an authority up and writes its files into `dir`: whole ones, one after the other.
+///
+/// A crash in between leaves a key that is not its certificate's, which
+/// [`Authority::open`] refuses.
+///
+/// # Errors
+///
+/// When what was given does not do, one of the files exists and `force` is not given
+/// (nothing is then written), a life is impossible, or on IO errors.
+pub fn setup(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Authority, Error> {
+    if let Some(name) = setup.trust_domain {
+        trust_domain(name)
+            .map_err(|reason| Error::TrustDomain { name: name.to_owned(), reason })?;
+    }
+    let made = match setup.source {
+        Source::New => new(dir, setup, now)?,
+        Source::Root { certificate, key } => below(dir, setup, [certificate, key], now)?,
+        Source::Issuer { certificate, key, root } => {
+            taken_over(setup, [certificate, key], root, now)?
+        }
+    };
+    write(dir, &made, setup.force)?;
+    Ok(made.authority)
+}
+
+fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Made, Error> {
+    let name = setup.trust_domain.unwrap_or_default();
+    trust_domain(name).map_err(|reason| Error::TrustDomain { name: name.to_owned(), reason })?;
+    if setup.root_life < setup.issuer_life {
+        let (asked, left) = (setup.issuer_life, setup.root_life);
+        return Err(Error::LongerThanSigner { asked, left });
+    }
+    let key = Secret::generate(setup.key)?;
+    let root_key = key.pem();
+    let params = authority_params(name, "root", setup.root_life, now)?;
+    let root_pem = params.self_signed(&key)?.pem();
+    let signer = (Issuer::new(params, key), root_pem);
+    let made = signed(dir, setup, name, signer, now)?;
+    Ok(Made { root_key: Some(root_key), ..made })
+}
+
+/// A new issuer below the root of these files, certificate and key.
+fn below(
+    dir: &Path,
+    setup: &Setup<'_>,
+    [certificate, key]: [&Path; 2],
+    now: Duration,
+) -> Result<Made, Error> {
+    let root = Given::read(certificate)?;
+    let facts = root.root(now)?;
+    let name = root.trust_domain(facts, setup.trust_domain)?;
+    let left = facts.not_after.saturating_sub(now);
+    if left < setup.issuer_life {
+        return Err(Error::LongerThanSigner { asked: setup.issuer_life, left });
+    }
+    let (key, _pem) = given::key(facts, key)?;
+    let signer = Issuer::from_ca_cert_der(&root.certificates[0].1, key)?;
+    let made = signed(dir, setup, &name, (signer, root.pem(0..1)), now)?;
+    prove(&made.authority, now).map_err(|reason| root.unfit(unvouched(facts, reason)))?;
+    Ok(made)
+}
+
+/// A new issuer that `signer`, whose certificate is `root_pem`, vouches for.
+fn signed(
+    dir: &Path,
+    setup: &Setup<'_>,
+    name: &str,
+    (signer, root_pem): (Issuer<'_, Secret>, String),
+    now: Duration,
+) -> Result<Made, Error> {
+    let key = Secret::generate(setup.key)?;
+    let mut params = authority_params(name, "issuer", setup.issuer_life, now)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let issuer_pem = params.signed_by(&key, &signer)?.pem();
+    let issuer_key = key.pem();
+    let paths = [ISSUER_CERTIFICATE, ROOT_CERTIFICATE, ISSUER_KEY].map(|it| dir.join(it));
+    let paths = [&*paths[0], &*paths[1], &*paths[2]];
+    let authority = Authority::of(Parts { issuer_pem, root_pem, key, paths, trust_domain: None })?;
+    Ok(Made { root_key: None, issuer_key, unnamed: false, authority })
+}
+
+/// The issuer of these files, certificate and key.
+fn taken_over(
+    setup: &Setup<'_>,
+    [certificate, key_path]: [&Path; 2],
+    root: Option<&Path>,
+    now: Duration,
+) -> Result<Made, Error> {
+    let given = Given::read(certificate)?;
+    let (facts, below_root) = given.issuer(now)?;
+    let named = own_trust_domain(facts);
+    let (root_pem, root_path) = match root {
+        Some(path) => (read(path)?, path),
+        None if below_root < given.certificates.len() => {
+            (given.pem(below_root..below_root + 1), certificate)
+        }
+        None => return Err(given.unfit(Unfit::NoRoot(facts.subject.clone()))),
+    };
+    let name = given.trust_domain(facts, setup.trust_domain)?;
+    let (key, issuer_key) = given::key(facts, key_path)?;
+    let authority = Authority::of(Parts {
+        issuer_pem: given.pem(0..below_root),
+        root_pem,
+        key,
+        paths: [certificate, root_path, key_path],
+        trust_domain: Some(name),
+    })?;
+    prove(&authority, now).map_err(|reason| given.unfit(unvouched(facts, reason)))?;
+    Ok(Made { root_key: None, issuer_key, unnamed: named.is_none(), authority })
+}
+
+fn unvouched(facts: &Facts, reason: String) -> Unfit {
+    Unfit::Unvouched { subject: facts.subject.clone(), reason }
+}
+
+/// Signs a certificate for trial, and asks rustls about it as both ends of a handshake do.
+fn prove(authority: &Authority, now: Duration) -> Result<(), String> {
+    let text = |error: &dyn std::error::Error| error.to_string();
+    let id =
+        SpiffeId::workload(&authority.trust_domain, "trial", "trial").map_err(|it| text(&it))?;
+    let life = authority.not_after.saturating_sub(now).min(TRIAL);
+    let leaf = Leaf { id: &id, life, dns_names: &[], addresses: &[] };
+    let issued = authority.issue(&leaf, now).map_err(|it| text(&it))?;
+    let svid = Svid::from_pem(issued.chain.as_bytes(), issued.key.as_bytes());
+    let svid = svid.map_err(|it| text(&it))?;
+    let bundle = Bundle::from_pem(issued.roots.as_bytes()).map_err(|it| text(&it))?;
+    let [leaf, intermediates @ ..] = svid.chain() else { return Err("no chain".to_owned()) };
+    let (provider, at) = (default_provider(), UnixTime::since_unix_epoch(now));
+    let algorithms = provider.signature_verification_algorithms.all;
+    ParsedCertificate::try_from(leaf)
+        .and_then(|it| {
+            let roots = bundle.store();
+            verify_server_cert_signed_by_trust_anchor(&it, roots, intermediates, at, algorithms)
+        })
+        .map_err(|it| text(&it))?;
+    let roots = std::sync::Arc::clone(bundle.store());
+    let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.into()).build();
+    let clients = clients.map_err(|it| text(&it))?;
+    clients.verify_client_cert(leaf, intermediates, at).map(|_| ()).map_err(|it| text(&it))
+}
+
+fn write(dir: &Path, made: &Made, force: bool) -> Result<(), Error> {
+    let public = |name, content| File { name, content, secret: false };
+    let private = |name, content| File { name, content, secret: true };
+    let it = &made.authority;
+    let root_key = made.root_key.as_ref().map(|key| private(ROOT_KEY, key.as_bytes()));
+    let domain = made.unnamed.then(|| public(TRUST_DOMAIN, it.trust_domain.as_bytes()));
+    let files = [
+        public(ROOT_CERTIFICATE, it.root_pem.as_bytes()),
+        private(ISSUER_KEY, made.issuer_key.as_bytes()),
+        public(ISSUER_CERTIFICATE, it.issuer_pem.as_bytes()),
+    ];
+    let files: Vec<_> = root_key.into_iter().chain(files).chain(domain).collect();
+    folder::create_dir(dir, 0o700, true)?;
+    let mut paths = files.iter().map(|it| dir.join(it.name));
+    if let Some(taken) = paths.find(|it| !force && it.exists()) {
+        return Err(folder::Error::Exists(taken).into());
+    }
+    let write = if force { write_over } else { write_new };
+    Ok(files.iter().try_for_each(|file| write(&dir.join(file.name), file))?)
+}
+
+//= https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md#32-signing-certificates
+//# the SPIFFE ID of a signing certificate MUST NOT have a path component
+fn authority_params(
+    trust_domain: &str,
+    role: &str,
+    life: Duration,
+    now: Duration,
+) -> Result<CertificateParams, Error> {
+    let mut params = params(life, now)?;
+    params.distinguished_name.push(DnType::OrganizationName, "Remora");
+    // Two authorities of one name would be taken for each other in error messages, and
+    // by verifiers that find a signer by its name.
+    let tag = u32::from_be_bytes(random()?);
+    params.distinguished_name.push(DnType::CommonName, format!("{trust_domain} {role} {tag:08x}"));
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
