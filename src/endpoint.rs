@@ -16,12 +16,26 @@ pub struct Endpoint {
     /// Lower is preferred; a higher one is used only when no lower one is available
     /// (RFC 2782, "priority").
     pub priority: u16,
+    /// Whether it is near.
+    pub zone: Zone,
+}
+
+/// Whether an endpoint is in the zone of its caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Zone {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    /// It is.
+    Near,
+    /// It is in another one.
+    Far,
 }
 
 impl Endpoint {
     /// An endpoint of weight 1 and the most preferred priority.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, priority: 0 }
+        Self { address, weight: 1, priority: 0, zone: Zone::Unknown }
     }
 }
 

@@ -358,12 +358,9 @@ fn endpoints<'a>(
     addresses: &'a HashMap<Name, Vec<IpAddr>>,
 ) -> impl Iterator<Item = Endpoint> + 'a {
     let addresses = addresses.get(&srv.target).into_iter().flatten();
-    addresses.map(|it| Endpoint {
-        address: (*it, srv.port).into(),
-        // Zero means "when there is no selecting to do"; never at all would be an outage.
-        weight: srv.weight.max(1),
-        priority: srv.priority,
-    })
+    // Zero means "when there is no selecting to do"; never at all would be an outage.
+    let (weight, priority) = (srv.weight.max(1), srv.priority);
+    addresses.map(move |it| Endpoint { weight, priority, ..Endpoint::new((*it, srv.port).into()) })
 }
 
 #[cfg(test)]

@@ -46,9 +46,9 @@ async fn an_srv_record_gives_ports_weights_and_priorities() {
     let watch = world.discovery.watch(Target::Srv { name: "_http._tcp.orders".into() });
     let resolved = world.first(&watch).await;
     let endpoint = |address: &str, weight, priority| Endpoint {
-        address: address.parse().unwrap(),
         weight,
         priority,
+        ..Endpoint::new(address.parse().unwrap())
     };
     assert_eq!(
         resolved.endpoints.endpoints(),
