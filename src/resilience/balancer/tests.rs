@@ -1,8 +1,15 @@
+mod cost;
+mod eject;
+mod model;
+mod ramp;
+mod ring;
+mod subset;
+mod zones;
+
 use std::collections::BTreeMap;
 
-use proptest::{collection::vec, prelude::*};
-
-use super::*;
+use super::{super::Mode, slot::SET_ASIDE, *};
+use crate::endpoint::Endpoint;
 
 #[test]
 fn an_empty_pool_has_nothing_to_pick() {
@@ -63,7 +70,7 @@ fn an_endpoint_to_avoid_is_used_when_it_is_the_only_one() {
         for _ in 0..50 {
             assert_eq!(world.pick(Some(at(2).address)).unwrap().address, at(1).address);
         }
-        world.balancer.update(&[at(2)].into_iter().collect());
+        world.balancer.update(&[at(2)].into_iter().collect(), world.now);
         let pick = world.pick(Some(at(2).address)).unwrap();
         assert_eq!((pick.address, pick.panic), (at(2).address, false));
     }
@@ -83,7 +90,10 @@ fn when_all_are_set_aside_one_is_picked_and_marked() {
     world.fail_dial(at(2));
     let pick = world.pick(Some(at(1).address)).unwrap();
     assert!(pick.panic && pick.address == at(2).address);
-    assert_eq!(world.balancer.stats(), Stats { available: 0, set_aside: 2, pending: 1 });
+    assert_eq!(
+        world.balancer.stats(),
+        Stats { available: 0, set_aside: 2, ejected: 0, pending: 1 }
+    );
     world.balancer.settle(pick.token, Outcome::Success, world.now);
     let pick = world.pick(None).unwrap();
     assert!(!pick.panic && pick.address == at(2).address, "one success brings it back");
@@ -142,8 +152,11 @@ fn an_update_keeps_what_is_known_of_those_in_both() {
     let mut world = World::new(Algorithm::LeastRequest, &[at(1), at(2), at(3)]);
     world.fail_dial(at(1));
     let held = world.pick_of(at(2));
-    world.balancer.update(&[at(1), at(2)].into_iter().collect());
-    assert_eq!(world.balancer.stats(), Stats { available: 1, set_aside: 1, pending: 1 });
+    world.balancer.update(&[at(1), at(2)].into_iter().collect(), world.now);
+    assert_eq!(
+        world.balancer.stats(),
+        Stats { available: 1, set_aside: 1, ejected: 0, pending: 1 }
+    );
     world.balancer.settle(held, Outcome::Success, world.now);
     assert_eq!(world.balancer.stats().pending, 0);
 }
@@ -152,149 +165,16 @@ fn an_update_keeps_what_is_known_of_those_in_both() {
 fn a_token_of_an_endpoint_that_left_changes_nothing() {
     let mut world = World::new(Algorithm::LeastRequest, &[at(1)]);
     let (first, second) = (world.pick_of(at(1)), world.pick_of(at(1)));
-    world.balancer.update(&EndpointSet::default());
+    world.balancer.update(&EndpointSet::default(), world.now);
     world.balancer.settle(first, Outcome::ConnectFailed, world.now);
     // The same slot, first with another endpoint and then with the same again.
-    world.balancer.update(&[at(2)].into_iter().collect());
-    world.balancer.update(&[at(1)].into_iter().collect());
+    world.balancer.update(&[at(2)].into_iter().collect(), world.now);
+    world.balancer.update(&[at(1)].into_iter().collect(), world.now);
     world.balancer.settle(second, Outcome::ConnectFailed, world.now);
-    assert_eq!(world.balancer.stats(), Stats { available: 1, set_aside: 0, pending: 0 });
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Pick { avoid: u8 },
-    Settle { which: usize, outcome: Outcome },
-    Wait { ms: u64 },
-    Update { members: Vec<(u8, u16, u16)> },
-}
-
-/// The plainest account of the same pool.
-#[derive(Default)]
-struct Model {
-    endpoints: BTreeMap<SocketAddr, Endpoint>,
-    /// Tokens not settled, with how often their endpoint had left when they were made.
-    open: Vec<(SocketAddr, u64, Token)>,
-    left: BTreeMap<SocketAddr, u64>,
-    /// Until when an endpoint may be set aside, however often its dials failed.
-    aside: BTreeMap<SocketAddr, Instant>,
-}
-
-impl Model {
-    fn update(&mut self, set: &EndpointSet) {
-        self.endpoints = set.endpoints().iter().map(|it| (it.address, *it)).collect();
-        for address in (0..6).map(|n| at(n).address).filter(|it| !set.contains(*it)) {
-            self.aside.remove(&address);
-            *self.left.entry(address).or_default() += 1;
-        }
-    }
-
-    fn life(&self, address: SocketAddr) -> u64 {
-        self.left.get(&address).copied().unwrap_or_default()
-    }
-
-    fn pending(&self) -> u64 {
-        self.open.iter().filter(|(address, life, _)| self.life(*address) == *life).count() as u64
-    }
-
-    /// The most preferred priority of what is surely available, `avoid` left out.
-    fn best_priority(&self, now: Instant, avoid: SocketAddr) -> Option<u16> {
-        let there = self.endpoints.values().filter(|it| {
-            it.address != avoid && self.aside.get(&it.address).is_none_or(|until| *until <= now)
-        });
-        there.map(|it| it.priority).min()
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
-    /// Never one that is set aside while another is there, never a worse priority than
-    /// there is, never the one to avoid while there is another; and the count of pending
-    /// requests is that of tokens not settled.
-    #[test]
-    fn picks_agree_with_a_plain_account(
-        steps in vec(step(), 1..200),
-        algorithm in algorithm(),
-        seed: u64,
-    ) {
-        let mut world = World::new(algorithm, &[]);
-        world.state = seed;
-        let mut model = Model::default();
-        for step in steps {
-            match step {
-                Step::Wait { ms } => world.now += Duration::from_millis(ms),
-                Step::Update { members } => {
-                    let set = members.iter().map(|(n, weight, priority)| Endpoint {
-                        weight: *weight,
-                        priority: *priority,
-                        ..at(*n)
-                    }).collect();
-                    world.balancer.update(&set);
-                    model.update(&set);
-                }
-                Step::Pick { avoid } => {
-                    let avoid = at(avoid).address;
-                    let Some(pick) = world.pick(Some(avoid)) else {
-                        prop_assert!(model.endpoints.is_empty());
-                        continue;
-                    };
-                    if let Some(best) = model.best_priority(world.now, avoid) {
-                        prop_assert!(!pick.panic && pick.address != avoid);
-                        prop_assert!(model.endpoints[&pick.address].priority <= best);
-                    }
-                    prop_assert_eq!(pick.panic, world.set_aside(pick.address).is_some());
-                    model.open.push((pick.address, model.life(pick.address), pick.token));
-                }
-                Step::Settle { which, outcome } if !model.open.is_empty() => {
-                    let (address, life, token) = model.open.swap_remove(which % model.open.len());
-                    world.balancer.settle(token, outcome, world.now);
-                    if outcome == Outcome::ConnectFailed && model.life(address) == life {
-                        model.aside.insert(address, world.now + SET_ASIDE_MAX * 5 / 4);
-                    }
-                }
-                Step::Settle { .. } => (),
-            }
-            let stats = world.balancer.stats();
-            prop_assert_eq!(stats.pending, model.pending());
-            prop_assert_eq!(stats.available + stats.set_aside, model.endpoints.len());
-        }
-    }
-
-    /// Shares of idle endpoints follow the weights, whatever they are.
-    #[test]
-    fn shares_follow_the_weights(weights in vec(1_u16..20, 2..6), seed: u64) {
-        let endpoints: Vec<_> = (0..).zip(&weights)
-            .map(|(n, weight)| Endpoint { weight: *weight, ..at(n) }).collect();
-        let mut world = World::new(Algorithm::LeastRequest, &endpoints);
-        world.state = seed;
-        let shares = world.shares(6_000);
-        let total: u32 = weights.iter().map(|it| u32::from(*it)).sum();
-        for it in &endpoints {
-            let share = f64::from(shares.get(&it.address).copied().unwrap_or(0)) / 6_000.0;
-            let wanted = f64::from(it.weight) / f64::from(total);
-            prop_assert!((share - wanted).abs() < 0.035, "{} for {}", share, wanted);
-        }
-    }
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let outcome = prop_oneof![
-        Just(Outcome::Success),
-        Just(Outcome::Failure),
-        Just(Outcome::ConnectFailed),
-        Just(Outcome::Cancelled),
-    ];
-    prop_oneof![
-        4 => (0_u8..8).prop_map(|avoid| Step::Pick { avoid }),
-        4 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Settle { which, outcome }),
-        1 => (0_u64..8_000).prop_map(|ms| Step::Wait { ms }),
-        1 => vec((0_u8..6, 1_u16..5, 0_u16..3), 0..6).prop_map(|members| Step::Update { members }),
-    ]
-}
-
-fn algorithm() -> impl Strategy<Value = Algorithm> {
-    prop_oneof![Just(Algorithm::LeastRequest), Just(Algorithm::RoundRobin), Just(Algorithm::Random),]
+    assert_eq!(
+        world.balancer.stats(),
+        Stats { available: 1, set_aside: 0, ejected: 0, pending: 0 }
+    );
 }
 
 struct World {
@@ -303,23 +183,73 @@ struct World {
     state: u64,
 }
 
+/// How a server of [`World::drive`] answers: after how long and how; never where `None`.
+type Answers = Option<(Duration, Outcome)>;
+
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin: only differences are read")]
+    /// No slow start and no breakers: what is counted are plain shares.
     fn new(algorithm: Algorithm, endpoints: &[Endpoint]) -> Self {
+        Self::of(&plain(algorithm), endpoints)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin: only differences are read")]
+    fn of(config: &service::Config, endpoints: &[Endpoint]) -> Self {
+        let now = Instant::now();
         let set = endpoints.iter().copied().collect();
-        Self { balancer: Balancer::new(algorithm, &set), now: Instant::now(), state: 7 }
+        Self { balancer: Balancer::new(config, &set, now), now, state: 7 }
+    }
+
+    fn update(&mut self, endpoints: &[Endpoint]) {
+        self.balancer.update(&endpoints.iter().copied().collect(), self.now);
     }
 
     fn pick(&mut self, avoid: Option<SocketAddr>) -> Option<Pick> {
+        self.ask(RouteId::default(), avoid, None)
+    }
+
+    fn ask(
+        &mut self,
+        route: RouteId,
+        avoid: Option<SocketAddr>,
+        key: Option<&[u8]>,
+    ) -> Option<Pick> {
+        let ask = Ask { now: self.now, kind: Kind::First, route, avoid, key };
         let state = &mut self.state;
-        // SplitMix64: short, and good enough to tell a skewed share from an even one.
-        let mut rng = || {
-            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            u32::try_from(mixed >> 32).unwrap()
-        };
-        self.balancer.pick(self.now, &mut rng, avoid)
+        self.balancer.pick(ask, &mut || draw(state))
+    }
+
+    fn settle(&mut self, token: Token, outcome: Outcome) {
+        self.balancer.settle(token, outcome, self.now);
+    }
+
+    fn slot(&self, endpoint: Endpoint) -> &Slot {
+        &self.balancer.slots[self.balancer.by_address[&endpoint.address] as usize]
+    }
+
+    /// Sends a request every ten milliseconds, for so many seconds, to servers that answer
+    /// as this says; how many each got.
+    fn drive(
+        &mut self,
+        seconds: u64,
+        answers: impl Fn(SocketAddr) -> Answers,
+    ) -> BTreeMap<SocketAddr, u32> {
+        let mut shares = BTreeMap::new();
+        let mut open: Vec<(Instant, Token, Outcome)> = Vec::new();
+        for _ in 0..seconds * 100 {
+            self.now += Duration::from_millis(10);
+            for (_, token, outcome) in open.extract_if(.., |it| it.0 <= self.now) {
+                self.balancer.settle(token, outcome, self.now);
+            }
+            let pick = self.pick(None).unwrap();
+            *shares.entry(pick.address).or_default() += 1;
+            if let Some((after, outcome)) = answers(pick.address) {
+                open.push((self.now + after, pick.token, outcome));
+            }
+        }
+        for (_, token, outcome) in open {
+            self.settle(token, outcome);
+        }
+        shares
     }
 
     /// The token of a pick of this endpoint; picks of others are settled.
@@ -347,7 +277,7 @@ impl World {
     }
 
     fn set_aside(&self, address: SocketAddr) -> Option<Instant> {
-        self.balancer.slots[self.balancer.by_address[&address] as usize].until
+        self.slot(Endpoint::new(address)).until
     }
 
     /// How long a failed dial takes the endpoint out; ends when it is back.
@@ -372,6 +302,22 @@ impl World {
         }
         shares
     }
+}
+
+fn plain(algorithm: Algorithm) -> service::Config {
+    let mut config = service::Config::default();
+    config.balancer = Config { algorithm, slow_start: Duration::ZERO, ..config.balancer };
+    config.breaker.mode = Mode::Off;
+    config.outlier.mode = Mode::Off;
+    config
+}
+
+/// `SplitMix64`: short, and good enough to tell a skewed share from an even one.
+fn draw(state: &mut u64) -> u32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    u32::try_from(mixed >> 32).unwrap()
 }
 
 fn at(last: u8) -> Endpoint {
