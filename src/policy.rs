@@ -3,6 +3,8 @@
 //! Built by [`crate::config`] from documents; nothing here can be invalid. A request
 //! keeps the [`Snapshot`] it began with, so a reload never changes it half-way.
 
+pub mod deadline;
+pub mod path;
 pub mod retry;
 pub mod route;
 pub mod service;
@@ -11,7 +13,7 @@ pub mod workload;
 use std::{collections::HashMap, sync::Arc};
 
 pub use route::{Backend, PathMatch, RouteTable, Rule};
-pub use service::{Algorithm, Discovery, ServiceName, ServicePolicy, TlsMode, TlsPolicy};
+pub use service::{Algorithm, Discovery, HashKey, ServiceName, ServicePolicy, TlsMode, TlsPolicy};
 pub use workload::{Mtls, WorkloadPolicy};
 
 /// One generation of everything the documents say.

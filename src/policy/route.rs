@@ -33,6 +33,19 @@ pub struct Rule {
     pub request_timeout: Option<Duration>,
     /// From one try's request head to its response's head; never longer than the request's.
     pub try_timeout: Option<Duration>,
+    /// What may be sent again; as the service's policy says where `None`.
+    pub retry: Option<RouteRetry>,
+}
+
+/// What a rule says of retries: each replaces what the service's policy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteRetry {
+    /// Statuses of a response that may be followed by another try.
+    pub codes: Option<Arc<[u16]>>,
+    /// Tries after the first.
+    pub attempts: Option<u8>,
+    /// The least wait before one.
+    pub backoff: Option<Duration>,
 }
 
 /// What a path must be.
@@ -182,6 +195,7 @@ mod tests {
             backends: backends.collect(),
             request_timeout: None,
             try_timeout: None,
+            retry: None,
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::endpoint::EndpointSet;
+use super::retry;
 pub use crate::resilience::balancer::Algorithm;
+use crate::{endpoint::EndpointSet, resilience::service as resilience};
 
 /// A service's name: the key of policy, routes and metrics.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,12 +74,27 @@ impl fmt::Display for ServiceName {
 pub struct ServicePolicy {
     /// Whether to speak mesh TLS, and who may answer.
     pub tls: TlsPolicy,
-    /// How an endpoint is picked.
-    pub algorithm: Algorithm,
+    /// How its endpoints are picked, left alone, and called again.
+    pub resilience: resilience::Config,
+    /// What of a request [`Algorithm::ConsistentHash`] hashes.
+    pub hash_key: Option<HashKey>,
+    /// What may be sent again.
+    pub retries: retry::Policy,
     /// How long each part of a request may take.
     pub timeouts: Timeouts,
     /// Where the endpoints come from.
     pub discovery: Discovery,
+}
+
+/// What of a request is hashed, so that requests that agree in it reach one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The first value of this header, in lower case.
+    Header(Arc<str>),
+    /// The value of this cookie.
+    Cookie(Arc<str>),
+    /// The address of the client.
+    Source,
 }
 
 /// Whether to speak mesh TLS to a service, and who may answer.
