@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use expect_test::expect_file;
-use remora::telemetry::{
-    Direction, Metrics,
-    metrics::{Attempt, Flow, RetryVerdict},
+use remora::{
+    resilience::service::State,
+    telemetry::{
+        Direction, Metrics,
+        metrics::{Attempt, Flow, Hedge, RetryVerdict},
+    },
 };
 
 #[test]
@@ -21,7 +24,18 @@ fn the_page_is_what_operators_were_promised() {
     service.attempt(Attempt::ConnectFailed);
     service.retry(RetryVerdict::Sent);
     service.plaintext_fallback();
-    service.endpoints(2, 1);
+    service.endpoints(2, 1, 1);
+    service.retry(RetryVerdict::Free);
+    service.retry_budget(9);
+    service.hedge(Hedge::Won);
+    service.breaker(State::Open);
+    service.breaker(State::WouldOpen);
+    service.would_retry();
+    service.breaker(State::WouldExhaust);
+    service.breaker(State::WouldHedge);
+    service.panic_pick();
+    metrics.would_reject(Direction::Inbound, "shop/orders", "rate_limited");
+    metrics.concurrency("shop/web").set(100, 7);
     metrics.local_reply(Direction::Outbound, "shop/orders", "no_endpoints");
     metrics.handshake("client", "ok");
     let _open = metrics.connection(Direction::Inbound, "h2", true);

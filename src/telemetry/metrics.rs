@@ -14,6 +14,12 @@
 //! The request path holds handles ([`RouteMetrics`], [`ServiceMetrics`], [`TcpMetrics`]),
 //! resolved once: counting is an atomic addition, without a lock, a map or an allocation.
 //!
+//! Gauges show a state, which is read when the page is: who has one is [`Observed`].
+//!
+//! What most services never see (hedges, what a rule that observes would have done) has no
+//! line until it first happens, and is charged for then: a page has room for more services,
+//! at the price that a rate over such a line misses its first increase.
+//!
 //! # Sources
 //!
 //! - Prometheus, "Metric and label naming" and "Instrumentation": base units, `_total`,
@@ -23,14 +29,22 @@
 mod families;
 mod handles;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntGauge, Registry, TextEncoder};
 
-use families::{Families, RESERVED};
+use families::{ByService, Families, RESERVED};
 pub use handles::{
-    Attempt, ConnectionGuard, DnsAge, Flow, RetryVerdict, RouteMetrics, ServiceMetrics, TcpMetrics,
+    Attempt, ConcurrencyMetrics, ConnectionGuard, DnsAge, Flow, Hedge, RetryVerdict, RouteMetrics,
+    ServiceMetrics, TcpMetrics,
 };
 
 /// Sample lines a page may have: what a Prometheus of a large cluster can take from each pod.
@@ -67,41 +81,56 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    families: Families,
-    handles: Mutex<Handles>,
+    ledger: Arc<Ledger>,
+    handles: Mutex<HashMap<Box<str>, Handles>>,
+    observed: Mutex<Vec<Weak<dyn Observed>>>,
 }
 
-/// The handles given out, and what is left of the budget.
+/// A state that gauges show.
+pub trait Observed: std::fmt::Debug + Send + Sync {
+    /// Sets the gauges to what it is now.
+    fn observe(&self);
+}
+
+/// The families, and how many lines may still be added to them.
 #[derive(Debug)]
-struct Handles {
-    left: usize,
-    services: HashMap<Box<str>, Handle>,
+struct Ledger {
+    families: Families,
+    left: AtomicUsize,
+}
+
+impl Ledger {
+    /// The service under which `lines` more may appear for `service`; charges them.
+    fn charge<'a>(&self, service: &'a str, lines: usize) -> &'a str {
+        // The lines of `other` are in the reserve.
+        let paid = |left: usize| left.checked_sub(lines);
+        match service {
+            OTHER => OTHER,
+            _ if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid).is_ok() => {
+                service
+            }
+            _ => OTHER,
+        }
+    }
 }
 
 /// What was resolved for one service.
 #[derive(Debug, Default)]
-struct Handle {
+struct Handles {
     service: Option<Arc<ServiceMetrics>>,
+    concurrency: Option<Arc<ConcurrencyMetrics>>,
     routes: Vec<(Direction, Box<str>, Arc<RouteMetrics>)>,
     tcp: Vec<(Direction, Arc<TcpMetrics>)>,
-    replies: Vec<(Direction, &'static str, prometheus::IntCounter)>,
+    replies: Vec<(Reply, IntCounter)>,
 }
 
-impl Handles {
-    /// Whether `lines` more may appear for `service`; charges them.
-    fn charge(&mut self, service: &str, lines: usize) -> bool {
-        // The lines of `other` are in the reserve.
-        if service == OTHER {
-            return true;
-        }
-        let rest = self.left.checked_sub(lines);
-        self.left = rest.unwrap_or(self.left);
-        rest.is_some()
-    }
-
-    fn service(&mut self, service: &str) -> &mut Handle {
-        self.services.entry(service.into()).or_default()
-    }
+/// Who refused what and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reply {
+    /// Whether the rule acts, rather than observes.
+    enforced: bool,
+    direction: Direction,
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -109,30 +138,32 @@ impl Metrics {
     #[expect(clippy::new_without_default, reason = "a process has one, made on purpose")]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let families = Families::new(&registry);
-        let handles = Handles { left: SERIES_MAX - RESERVED, services: HashMap::new() };
-        Self { inner: Arc::new(Inner { registry, families, handles: Mutex::new(handles) }) }
+        let left = AtomicUsize::new(SERIES_MAX - RESERVED);
+        let ledger = Arc::new(Ledger { families: Families::new(&registry), left });
+        Self {
+            inner: Arc::new(Inner {
+                registry,
+                ledger,
+                handles: Mutex::default(),
+                observed: Mutex::default(),
+            }),
+        }
     }
 
     /// The requests of one route. Resolve once; not for the request path.
     pub fn route(&self, direction: Direction, service: &str, route: &str) -> Arc<RouteMetrics> {
         let mut handles = self.inner.handles.lock();
-        let known = handles.services.get(service).and_then(|it| it.find_route(direction, route));
-        if let Some(found) = known {
+        if let Some(found) = handles.get(service).and_then(|it| it.route(direction, route)) {
             return found;
         }
-        let (service, route) = match handles.charge(service, RouteMetrics::LINES) {
-            // Every route of `other` is one.
-            true if service == OTHER => (OTHER, OTHER),
-            true => (service, route),
-            false => (OTHER, OTHER),
-        };
-        let handle = handles.service(service);
-        handle.find_route(direction, route).unwrap_or_else(|| {
-            let made =
-                RouteMetrics::new(&self.inner.families.by_service, direction, service, route);
+        let service = self.inner.ledger.charge(service, RouteMetrics::LINES);
+        // Every route of `other` is one.
+        let route = if service == OTHER { OTHER } else { route };
+        let of_service = handles.entry(service.into()).or_default();
+        of_service.route(direction, route).unwrap_or_else(|| {
+            let made = RouteMetrics::new(self.by_service(), direction, service, route);
             let made = Arc::new(made);
-            handle.routes.push((direction, route.into(), Arc::clone(&made)));
+            of_service.routes.push((direction, route.into(), Arc::clone(&made)));
             made
         })
     }
@@ -140,55 +171,76 @@ impl Metrics {
     /// What is counted of calls to one service. Resolve once; not for the request path.
     pub fn service(&self, service: &str) -> Arc<ServiceMetrics> {
         let mut handles = self.inner.handles.lock();
-        let known = handles.services.get(service).and_then(|it| it.service.clone());
-        if let Some(found) = known {
+        if let Some(found) = handles.get(service).and_then(|it| it.service.clone()) {
             return found;
         }
-        let paid = handles.charge(service, ServiceMetrics::LINES);
-        let service = if paid { service } else { OTHER };
-        let made = || Arc::new(ServiceMetrics::new(&self.inner.families.by_service, service));
-        Arc::clone(handles.service(service).service.get_or_insert_with(made))
+        let ledger = &self.inner.ledger;
+        let service = ledger.charge(service, ServiceMetrics::LINES);
+        let of_service = handles.entry(service.into()).or_default();
+        let made = || Arc::new(ServiceMetrics::new(Arc::clone(ledger), service));
+        Arc::clone(of_service.service.get_or_insert_with(made))
+    }
+
+    /// How many requests to one service are taken on at once. Resolve once.
+    pub fn concurrency(&self, service: &str) -> Arc<ConcurrencyMetrics> {
+        let mut handles = self.inner.handles.lock();
+        if let Some(found) = handles.get(service).and_then(|it| it.concurrency.clone()) {
+            return found;
+        }
+        let service = self.inner.ledger.charge(service, ConcurrencyMetrics::LINES);
+        let of_service = handles.entry(service.into()).or_default();
+        let made = || Arc::new(ConcurrencyMetrics::new(self.by_service(), service));
+        Arc::clone(of_service.concurrency.get_or_insert_with(made))
     }
 
     /// The bytes of a service's opaque connections. Resolve once a connection.
     pub fn tcp(&self, direction: Direction, service: &str) -> Arc<TcpMetrics> {
         let mut handles = self.inner.handles.lock();
-        let known = handles.services.get(service).and_then(|it| it.find_tcp(direction));
-        if let Some(found) = known {
+        if let Some(found) = handles.get(service).and_then(|it| it.tcp(direction)) {
             return found;
         }
-        let paid = handles.charge(service, TcpMetrics::LINES);
-        let service = if paid { service } else { OTHER };
-        let handle = handles.service(service);
-        handle.find_tcp(direction).unwrap_or_else(|| {
-            let made =
-                Arc::new(TcpMetrics::new(&self.inner.families.by_service, direction, service));
-            handle.tcp.push((direction, Arc::clone(&made)));
+        let service = self.inner.ledger.charge(service, TcpMetrics::LINES);
+        let of_service = handles.entry(service.into()).or_default();
+        of_service.tcp(direction).unwrap_or_else(|| {
+            let made = Arc::new(TcpMetrics::new(self.by_service(), direction, service));
+            of_service.tcp.push((direction, Arc::clone(&made)));
             made
         })
     }
 
     /// Counts a response Remora made itself. `reason` is a label of the failure table.
     pub fn local_reply(&self, direction: Direction, service: &str, reason: &'static str) {
+        self.reply(service, Reply { enforced: true, direction, reason });
+    }
+
+    /// Counts a request that a rule would have refused, were its mode not `observe`.
+    /// `reason` is a label of the failure table.
+    pub fn would_reject(&self, direction: Direction, service: &str, reason: &'static str) {
+        self.reply(service, Reply { enforced: false, direction, reason });
+    }
+
+    fn reply(&self, service: &str, reply: Reply) {
         let mut handles = self.inner.handles.lock();
-        let known = handles.services.get(service).and_then(|it| it.find_reply(direction, reason));
-        if let Some(found) = known {
+        if let Some(found) = handles.get(service).and_then(|it| it.reply(reply)) {
             return found.inc();
         }
-        let service = if handles.charge(service, 1) { service } else { OTHER };
-        let labels = [direction.as_str(), service, reason];
-        let handle = handles.service(service);
-        let counter = handle.find_reply(direction, reason).unwrap_or_else(|| {
-            let made = self.inner.families.by_service.local_replies.with_label_values(&labels);
-            handle.replies.push((direction, reason, made.clone()));
-            made
-        });
-        counter.inc();
+        let service = self.inner.ledger.charge(service, 1);
+        let of_service = handles.entry(service.into()).or_default();
+        if of_service.reply(reply).is_none() {
+            let Reply { enforced, direction, reason } = reply;
+            let ByService { local_replies, decisions, .. } = self.by_service();
+            let family = if enforced { local_replies } else { &decisions.would_reject };
+            let made = family.with_label_values(&[direction.as_str(), service, reason]);
+            of_service.replies.push((reply, made));
+        }
+        if let Some(counter) = of_service.reply(reply) {
+            counter.inc();
+        }
     }
 
     /// Counts a TLS handshake. `side` is `client` or `server`, `result` a closed set.
     pub fn handshake(&self, side: &'static str, result: &'static str) {
-        self.inner.families.handshakes.with_label_values(&[side, result]).inc();
+        self.inner.ledger.families.handshakes.with_label_values(&[side, result]).inc();
     }
 
     /// Counts a connection as open until the guard is dropped.
@@ -199,51 +251,63 @@ impl Metrics {
         tls: bool,
     ) -> ConnectionGuard {
         let labels = [direction.as_str(), protocol, if tls { "true" } else { "false" }];
-        ConnectionGuard::new(self.inner.families.connections.with_label_values(&labels))
+        ConnectionGuard::new(self.inner.ledger.families.connections.with_label_values(&labels))
     }
 
     /// Counts a panic that was caught at a connection's edge.
     pub fn panic(&self) {
-        self.inner.families.panics.inc();
+        self.inner.ledger.families.panics.inc();
     }
 
     /// Sets when the certificate in use ends, since the Unix epoch.
     pub fn certificate_not_after(&self, not_after: Duration) {
-        set(&self.inner.families.certificate_not_after, not_after.as_secs());
+        set(&self.inner.ledger.families.certificate_not_after, not_after.as_secs());
     }
 
     /// Sets the generation of policy in force.
     pub fn policy_generation(&self, generation: u64) {
-        set(&self.inner.families.policy_generation, generation);
+        set(&self.inner.ledger.families.policy_generation, generation);
     }
 
     /// Counts a load of the policy folder: accepted, or rejected with the old one kept.
     pub fn policy_reload(&self, accepted: bool) {
         let result = if accepted { "accepted" } else { "rejected" };
-        self.inner.families.policy_reloads.with_label_values(&[result]).inc();
+        self.inner.ledger.families.policy_reloads.with_label_values(&[result]).inc();
     }
 
     /// Counts a DNS lookup. `result` is `answered`, `negative` or `failed`.
     pub fn dns_lookup(&self, result: &'static str) {
-        self.inner.families.dns_lookups.with_label_values(&[result]).inc();
+        self.inner.ledger.families.dns_lookups.with_label_values(&[result]).inc();
     }
 
     /// The age of a name's last good answer, shown until the handle is dropped; `None`
     /// where the budget does not cover it, since ages of many names have no sum.
     pub fn dns_age(&self, name: &str) -> Option<DnsAge> {
-        if !self.inner.handles.lock().charge(name, DnsAge::LINES) || name == OTHER {
-            return None;
-        }
-        Some(DnsAge::new(self.clone(), name))
+        let name = self.inner.ledger.charge(name, DnsAge::LINES);
+        (name != OTHER).then(|| DnsAge::new(self.clone(), name))
     }
 
     /// Counts an access log line that was dropped because the reader is too slow.
     pub fn access_log_dropped(&self) {
-        self.inner.families.access_log_dropped.inc();
+        self.inner.ledger.families.access_log_dropped.inc();
+    }
+
+    /// Has `state` observed whenever the page is read, for as long as it is there.
+    pub fn watch<T: Observed + 'static>(&self, state: &Arc<T>) {
+        let state = Arc::downgrade(state) as Weak<dyn Observed>;
+        let mut observed = self.inner.observed.lock();
+        observed.retain(|it| it.strong_count() != 0);
+        observed.push(state);
     }
 
     /// Appends the page, in Prometheus' text format 0.0.4.
     pub fn render(&self, out: &mut Vec<u8>) {
+        // None of them is called under the lock: what it does is its own affair.
+        let observed: Vec<_> =
+            self.inner.observed.lock().iter().filter_map(Weak::upgrade).collect();
+        for state in observed {
+            state.observe();
+        }
         let encoded = TextEncoder::new().encode(&self.inner.registry.gather(), out);
         if let Err(error) = encoded {
             tracing::warn!(%error, "metrics page is incomplete");
@@ -252,29 +316,31 @@ impl Metrics {
 
     /// Takes a name's age off the page and its line back into the budget.
     fn forget_dns_age(&self, name: &str) {
-        let mut handles = self.inner.handles.lock();
         // An error means the line was not there, and none is owed.
-        if self.inner.families.by_service.dns_age.remove_label_values(&[name]).is_ok() {
-            handles.left += DnsAge::LINES;
+        if self.by_service().dns_age.remove_label_values(&[name]).is_ok() {
+            self.inner.ledger.left.fetch_add(DnsAge::LINES, Ordering::Relaxed);
         }
+    }
+
+    fn by_service(&self) -> &ByService {
+        &self.inner.ledger.families.by_service
     }
 }
 
-impl Handle {
-    fn find_route(&self, direction: Direction, route: &str) -> Option<Arc<RouteMetrics>> {
+impl Handles {
+    fn route(&self, direction: Direction, route: &str) -> Option<Arc<RouteMetrics>> {
         let mut routes = self.routes.iter();
         let found = routes.find(|(way, name, _)| *way == direction && **name == *route);
         found.map(|(_, _, it)| Arc::clone(it))
     }
 
-    fn find_tcp(&self, direction: Direction) -> Option<Arc<TcpMetrics>> {
+    fn tcp(&self, direction: Direction) -> Option<Arc<TcpMetrics>> {
         let found = self.tcp.iter().find(|(way, _)| *way == direction);
         found.map(|(_, it)| Arc::clone(it))
     }
 
-    fn find_reply(&self, direction: Direction, reason: &str) -> Option<prometheus::IntCounter> {
-        let found = self.replies.iter().find(|(way, why, _)| *way == direction && *why == reason);
-        found.map(|(_, _, it)| it.clone())
+    fn reply(&self, reply: Reply) -> Option<&IntCounter> {
+        self.replies.iter().find(|(it, _)| *it == reply).map(|(_, counter)| counter)
     }
 }
 

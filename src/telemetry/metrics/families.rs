@@ -54,9 +54,9 @@ pub(super) struct ByService {
     pub(super) local_replies: IntCounterVec,
     /// S × 5 outcomes.
     pub(super) attempts: IntCounterVec,
-    /// S × 5 verdicts.
+    /// S × 8 verdicts.
     pub(super) retries: IntCounterVec,
-    /// S × 2 states.
+    /// S × 3 states.
     pub(super) endpoints: IntGaugeVec,
     /// D × S × 2 flows.
     pub(super) tcp_bytes: IntCounterVec,
@@ -64,6 +64,35 @@ pub(super) struct ByService {
     pub(super) plaintext_fallbacks: IntCounterVec,
     /// Names that are being resolved, in the same budget.
     pub(super) dns_age: GaugeVec,
+    /// What the resilience core decides.
+    pub(super) decisions: Decisions,
+}
+
+/// The families of what the resilience core decides, in the same budget.
+#[derive(Debug)]
+pub(super) struct Decisions {
+    /// S.
+    pub(super) retry_budget: IntGaugeVec,
+    /// S × 3 results.
+    pub(super) hedges: IntCounterVec,
+    /// S.
+    pub(super) panic_picks: IntCounterVec,
+    /// S × 3 states.
+    pub(super) breaker: IntCounterVec,
+    /// S.
+    pub(super) would_eject: IntCounterVec,
+    /// S.
+    pub(super) would_retry: IntCounterVec,
+    /// S.
+    pub(super) would_exhaust: IntCounterVec,
+    /// S.
+    pub(super) would_hedge: IntCounterVec,
+    /// D × S × 5 reasons.
+    pub(super) would_reject: IntCounterVec,
+    /// S.
+    pub(super) concurrency_limit: IntGaugeVec,
+    /// S.
+    pub(super) concurrency_in_flight: IntGaugeVec,
 }
 
 impl Families {
@@ -145,15 +174,69 @@ impl ByService {
                 "Bytes of opaque connections.",
                 &["direction", "service", "flow"],
             ),
-            plaintext_fallbacks: page.counters(
+            plaintext_fallbacks: page.count_of_services(
                 "remora_plaintext_fallbacks_total",
                 "Connections in plaintext to peers that did not speak mesh TLS.",
-                &["service"],
             ),
             dns_age: page.seconds_gauges(
                 "remora_dns_age_seconds",
                 "Age of a name's last good answer, when it was last asked for.",
                 &["service"],
+            ),
+            decisions: Decisions::new(page),
+        }
+    }
+}
+
+impl Decisions {
+    fn new(page: &Page<'_>) -> Self {
+        Self {
+            retry_budget: page.number_of_services(
+                "remora_retry_budget_tokens",
+                "Retries and hedges that may be sent at once, in whole ones.",
+            ),
+            hedges: page.counters(
+                "remora_hedges_total",
+                "Second tries before the first had failed; won is one that answered first.",
+                &["service", "result"],
+            ),
+            panic_picks: page.count_of_services(
+                "remora_panic_picks_total",
+                "Tries at an endpoint that was left out, because every one of them was.",
+            ),
+            breaker: page.counters(
+                "remora_breaker_transitions_total",
+                "Changes of the breakers of a service and its endpoints, by new state.",
+                &["service", "to"],
+            ),
+            would_eject: page.count_of_services(
+                "remora_would_eject_total",
+                "Endpoints that a rule of mode `observe`, or but for the cap, would have left out.",
+            ),
+            would_retry: page.count_of_services(
+                "remora_would_retry_total",
+                "Retries that a policy of mode `observe` would have sent.",
+            ),
+            would_exhaust: page.count_of_services(
+                "remora_would_exhaust_total",
+                "Retries and hedges that a budget of mode `observe` would have refused.",
+            ),
+            would_hedge: page.count_of_services(
+                "remora_would_hedge_total",
+                "Hedges that a policy of mode `observe` would have sent.",
+            ),
+            would_reject: page.counters(
+                "remora_would_reject_total",
+                "Requests that a rule of mode `observe` would have refused, by reason.",
+                &["direction", "service", "reason"],
+            ),
+            concurrency_limit: page.number_of_services(
+                "remora_concurrency_limit",
+                "Requests that the workload may work on at once.",
+            ),
+            concurrency_in_flight: page.number_of_services(
+                "remora_concurrency_in_flight",
+                "Requests that the workload works on.",
             ),
         }
     }
@@ -175,6 +258,14 @@ impl Page<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn count_of_services(&self, name: &str, help: &str) -> IntCounterVec {
+        self.counters(name, help, &["service"])
+    }
+
+    fn number_of_services(&self, name: &str, help: &str) -> IntGaugeVec {
+        self.gauges(name, help, &["service"])
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

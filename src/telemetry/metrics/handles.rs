@@ -1,13 +1,17 @@
 //! Handles: the counters of one route, service or connection, resolved.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::{
-    Direction, Metrics, OTHER,
-    families::{ByService, HISTOGRAM_LINES},
+    Direction, Ledger, Metrics, OTHER,
+    families::{ByService, Decisions, HISTOGRAM_LINES},
 };
+use crate::resilience::service::State;
 
 /// The values of `code`, by the first digit of a status; what a client left has none.
 const CODES: [&str; 6] = ["cancelled", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -78,6 +82,69 @@ pub enum RetryVerdict {
     Exhausted,
     /// The deadline leaves no time for it.
     Deadline,
+    /// It is sent, and costs nothing: nothing of the request had been sent.
+    Free,
+    /// The request was a retry already, of somebody nearer to the client.
+    Chain,
+    /// The answer said not to.
+    Forbidden,
+}
+
+/// What became of a second try before the first had failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// It is sent.
+    Sent,
+    /// It answered first.
+    Won,
+    /// The budget of the service is spent.
+    Exhausted,
+}
+
+/// The lines of a service that are not there until they count something.
+const RARE: [Rare; 12] = [
+    Rare::Retry("free"),
+    Rare::Retry("chain"),
+    Rare::Retry("forbidden"),
+    Rare::Hedge("sent"),
+    Rare::Hedge("won"),
+    Rare::Hedge("exhausted"),
+    Rare::WouldEject,
+    Rare::WouldRefuse,
+    Rare::WouldRetry,
+    Rare::WouldExhaust,
+    Rare::WouldHedge,
+    Rare::PanicPick,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rare {
+    Retry(&'static str),
+    Hedge(&'static str),
+    WouldEject,
+    WouldRefuse,
+    WouldRetry,
+    WouldExhaust,
+    WouldHedge,
+    PanicPick,
+}
+
+impl Rare {
+    fn resolve(self, families: &ByService, service: &str) -> IntCounter {
+        match self {
+            Self::Retry(verdict) => families.retries.with_label_values(&[service, verdict]),
+            Self::Hedge(result) => families.decisions.hedges.with_label_values(&[service, result]),
+            Self::WouldEject => families.decisions.would_eject.with_label_values(&[service]),
+            Self::WouldRefuse => {
+                let labels = [Direction::Outbound.as_str(), service, "breaker_open"];
+                families.decisions.would_reject.with_label_values(&labels)
+            }
+            Self::WouldRetry => families.decisions.would_retry.with_label_values(&[service]),
+            Self::WouldExhaust => families.decisions.would_exhaust.with_label_values(&[service]),
+            Self::WouldHedge => families.decisions.would_hedge.with_label_values(&[service]),
+            Self::PanicPick => families.decisions.panic_picks.with_label_values(&[service]),
+        }
+    }
 }
 
 /// What is counted of calls to one service.
@@ -85,25 +152,45 @@ pub enum RetryVerdict {
 pub struct ServiceMetrics {
     attempts: [IntCounter; 5],
     retries: [IntCounter; 5],
+    breaker: [IntCounter; 3],
     fallbacks: IntCounter,
-    /// `available` and `set_aside`; none for `other`, since counts of many services that
-    /// overwrite one another say nothing.
-    endpoints: Option<[IntGauge; 2]>,
+    /// None for `other`, since numbers of many services that overwrite one another say
+    /// nothing.
+    gauges: Option<Gauges>,
+    rare: [OnceLock<IntCounter>; RARE.len()],
+    ledger: Arc<Ledger>,
+    service: Box<str>,
+}
+
+#[derive(Debug)]
+struct Gauges {
+    /// `available`, `set_aside` and `ejected`.
+    endpoints: [IntGauge; 3],
+    retry_budget: IntGauge,
 }
 
 impl ServiceMetrics {
-    pub(super) const LINES: usize = 13;
+    pub(super) const LINES: usize = 18;
 
-    pub(super) fn new(families: &ByService, service: &str) -> Self {
+    pub(super) fn new(ledger: Arc<Ledger>, service: &str) -> Self {
+        let families = &ledger.families.by_service;
         let outcomes = ["success", "failure", "connect_failed", "timeout", "cancelled"];
         let verdicts = ["sent", "unsafe", "limit", "exhausted", "deadline"];
-        let states = ["available", "set_aside"];
+        let to = |it| families.decisions.breaker.with_label_values(&[service, it]);
         let state = |it| families.endpoints.with_label_values(&[service, it]);
+        let gauges = || Gauges {
+            endpoints: ["available", "set_aside", "ejected"].map(state),
+            retry_budget: families.decisions.retry_budget.with_label_values(&[service]),
+        };
         Self {
             attempts: outcomes.map(|it| families.attempts.with_label_values(&[service, it])),
             retries: verdicts.map(|it| families.retries.with_label_values(&[service, it])),
+            breaker: ["closed", "open", "half_open"].map(to),
             fallbacks: families.plaintext_fallbacks.with_label_values(&[service]),
-            endpoints: (service != OTHER).then(|| states.map(state)),
+            gauges: (service != OTHER).then(gauges),
+            rare: [const { OnceLock::new() }; RARE.len()],
+            service: service.into(),
+            ledger,
         }
     }
 
@@ -114,9 +201,50 @@ impl ServiceMetrics {
     }
 
     /// Counts what was decided about one more try.
-    #[inline]
     pub fn retry(&self, verdict: RetryVerdict) {
-        self.retries[verdict as usize].inc();
+        match verdict {
+            RetryVerdict::Free => self.rare(Rare::Retry("free")),
+            RetryVerdict::Chain => self.rare(Rare::Retry("chain")),
+            RetryVerdict::Forbidden => self.rare(Rare::Retry("forbidden")),
+            RetryVerdict::Sent
+            | RetryVerdict::Unsafe
+            | RetryVerdict::Limit
+            | RetryVerdict::Exhausted
+            | RetryVerdict::Deadline => self.retries[verdict as usize].inc(),
+        }
+    }
+
+    /// Counts a retry that would have been sent, were its mode not `observe`.
+    pub fn would_retry(&self) {
+        self.rare(Rare::WouldRetry);
+    }
+
+    /// Counts what became of a hedge.
+    pub fn hedge(&self, hedge: Hedge) {
+        self.rare(Rare::Hedge(match hedge {
+            Hedge::Sent => "sent",
+            Hedge::Won => "won",
+            Hedge::Exhausted => "exhausted",
+        }));
+    }
+
+    /// Counts a change of a breaker, or one that would have been.
+    pub fn breaker(&self, to: State) {
+        let [closed, open, half_open] = &self.breaker;
+        match to {
+            State::Closed => closed.inc(),
+            State::Open => open.inc(),
+            State::HalfOpen => half_open.inc(),
+            State::WouldOpen => self.rare(Rare::WouldEject),
+            State::WouldRefuse => self.rare(Rare::WouldRefuse),
+            State::WouldExhaust => self.rare(Rare::WouldExhaust),
+            State::WouldHedge => self.rare(Rare::WouldHedge),
+        }
+    }
+
+    /// Counts a try at an endpoint that was left out, because every one of them was.
+    pub fn panic_pick(&self) {
+        self.rare(Rare::PanicPick);
     }
 
     /// Counts a connection in plaintext to a peer that does not speak mesh TLS.
@@ -124,11 +252,55 @@ impl ServiceMetrics {
         self.fallbacks.inc();
     }
 
-    /// Sets how many endpoints there are; the two add up to all of them.
-    pub fn endpoints(&self, available: usize, set_aside: usize) {
-        let Some(states) = &self.endpoints else { return };
-        for (gauge, count) in states.iter().zip([available, set_aside]) {
+    /// Sets how many endpoints there are; the three add up to all of them.
+    pub fn endpoints(&self, available: usize, set_aside: usize, ejected: usize) {
+        let Some(Gauges { endpoints, .. }) = &self.gauges else { return };
+        for (gauge, count) in endpoints.iter().zip([available, set_aside, ejected]) {
             super::set(gauge, count as u64);
+        }
+    }
+
+    /// Sets how many retries and hedges may be sent at once.
+    pub fn retry_budget(&self, tokens: u32) {
+        let Some(Gauges { retry_budget, .. }) = &self.gauges else { return };
+        super::set(retry_budget, tokens.into());
+    }
+
+    /// Counts something that has a line only from now on.
+    fn rare(&self, what: Rare) {
+        let slots = RARE.iter().zip(&self.rare);
+        for (_, slot) in slots.filter(|(it, _)| **it == what) {
+            let resolve = || {
+                let service = self.ledger.charge(&self.service, 1);
+                what.resolve(&self.ledger.families.by_service, service)
+            };
+            slot.get_or_init(resolve).inc();
+        }
+    }
+}
+
+/// How many requests a workload works on at once.
+#[derive(Debug)]
+pub struct ConcurrencyMetrics {
+    /// The limit and what is in flight; none for `other`.
+    gauges: Option<[IntGauge; 2]>,
+}
+
+impl ConcurrencyMetrics {
+    pub(super) const LINES: usize = 2;
+
+    pub(super) fn new(families: &ByService, service: &str) -> Self {
+        let Decisions { concurrency_limit, concurrency_in_flight, .. } = &families.decisions;
+        let gauge = |it: &prometheus::IntGaugeVec| it.with_label_values(&[service]);
+        let gauges = || [concurrency_limit, concurrency_in_flight].map(gauge);
+        Self { gauges: (service != OTHER).then(gauges) }
+    }
+
+    /// Sets how many there may be, and how many there are.
+    pub fn set(&self, limit: u32, in_flight: u32) {
+        let Some(gauges) = &self.gauges else { return };
+        for (gauge, value) in gauges.iter().zip([limit, in_flight]) {
+            super::set(gauge, value.into());
         }
     }
 }
@@ -194,7 +366,7 @@ impl DnsAge {
     pub(super) const LINES: usize = 1;
 
     pub(super) fn new(metrics: Metrics, name: &str) -> Self {
-        let age = metrics.inner.families.by_service.dns_age.with_label_values(&[name]);
+        let age = metrics.by_service().dns_age.with_label_values(&[name]);
         Self { metrics, name: name.into(), age }
     }
 

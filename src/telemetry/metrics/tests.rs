@@ -1,4 +1,5 @@
 use super::*;
+use crate::resilience::service::State;
 
 #[test]
 fn a_page_never_exceeds_the_cap_whatever_names_come() {
@@ -14,7 +15,12 @@ fn a_page_never_exceeds_the_cap_whatever_names_come() {
                 metrics.local_reply(direction, &service, reason);
             }
         }
-        metrics.service(&service).endpoints(1, 1);
+        let calls = metrics.service(&service);
+        calls.endpoints(1, 1, 1);
+        calls.panic_pick();
+        calls.hedge(Hedge::Won);
+        metrics.concurrency(&service).set(1, 1);
+        metrics.would_reject(Direction::Inbound, &service, "overloaded");
         ages.push(metrics.dns_age(&service));
     }
     let lines = samples(&metrics).len();
@@ -61,13 +67,81 @@ fn a_connection_is_open_until_its_guard_is_dropped() {
 #[test]
 fn the_age_of_a_name_leaves_the_page_and_gives_its_line_back() {
     let metrics = Metrics::new();
-    let left = metrics.inner.handles.lock().left;
+    let before = left(&metrics);
     let age = metrics.dns_age("orders").unwrap();
     age.set(Duration::from_secs(7));
     assert_eq!(values(&metrics, "remora_dns_age_seconds"), [7]);
     drop(age);
     assert!(values(&metrics, "remora_dns_age_seconds").is_empty());
-    assert_eq!(metrics.inner.handles.lock().left, left);
+    assert_eq!(left(&metrics), before);
+}
+
+#[test]
+fn a_state_is_read_when_the_page_is_until_it_is_gone() {
+    #[derive(Debug)]
+    struct Budget(Arc<ServiceMetrics>, AtomicUsize);
+    impl Observed for Budget {
+        fn observe(&self) {
+            self.0.retry_budget(u32::try_from(self.1.fetch_add(1, Ordering::Relaxed)).unwrap());
+        }
+    }
+    let metrics = Metrics::new();
+    let budget = Arc::new(Budget(metrics.service("orders"), AtomicUsize::new(7)));
+    metrics.watch(&budget);
+    let shown = || values(&metrics, "remora_retry_budget_tokens");
+    assert_eq!((shown(), shown()), (vec![7], vec![8]));
+    drop(budget);
+    assert_eq!(shown(), [8]);
+}
+
+#[test]
+fn a_service_has_the_lines_it_is_charged_for() {
+    let metrics = Metrics::new();
+    let (before, lines) = (left(&metrics), samples(&metrics).len());
+    let orders = metrics.service("orders");
+    assert_eq!(samples(&metrics).len() - lines, ServiceMetrics::LINES);
+    assert_eq!(before - left(&metrics), ServiceMetrics::LINES);
+    drop(metrics.concurrency("orders"));
+    assert_eq!(samples(&metrics).len() - lines, ServiceMetrics::LINES + ConcurrencyMetrics::LINES);
+    drop(orders);
+}
+
+#[test]
+fn what_is_rare_has_no_line_until_it_happens_and_is_charged_for_then() {
+    let metrics = Metrics::new();
+    let orders = metrics.service("orders");
+    assert!(values(&metrics, "remora_hedges_total").is_empty());
+    let (before, lines) = (left(&metrics), samples(&metrics).len());
+    for _ in 0..2 {
+        orders.hedge(Hedge::Sent);
+        orders.hedge(Hedge::Won);
+        orders.hedge(Hedge::Exhausted);
+        orders.retry(RetryVerdict::Free);
+        orders.retry(RetryVerdict::Chain);
+        orders.retry(RetryVerdict::Forbidden);
+        orders.breaker(State::WouldOpen);
+        orders.would_retry();
+        orders.breaker(State::WouldExhaust);
+        orders.breaker(State::WouldHedge);
+        orders.panic_pick();
+        metrics.would_reject(Direction::Inbound, "orders", "rate_limited");
+    }
+    assert_eq!(values(&metrics, "remora_hedges_total"), [2, 2, 2]);
+    assert_eq!(values(&metrics, "remora_would_reject_total"), [2]);
+    assert_eq!(before - left(&metrics), 12);
+    assert_eq!(samples(&metrics).len() - lines, 12);
+}
+
+#[test]
+fn a_change_of_a_breaker_counts_under_its_new_state() {
+    let metrics = Metrics::new();
+    let orders = metrics.service("orders");
+    for to in [State::Open, State::Open, State::Open, State::HalfOpen, State::HalfOpen] {
+        orders.breaker(to);
+    }
+    orders.breaker(State::Closed);
+    // In the order of the page: closed half_open open.
+    assert_eq!(values(&metrics, "remora_breaker_transitions_total"), [1, 2, 3]);
 }
 
 #[test]
@@ -81,6 +155,10 @@ fn each_status_counts_in_its_class() {
     // In the order of the page: 1xx 2xx 3xx 4xx 5xx cancelled.
     assert_eq!(values(&metrics, "remora_requests_total"), [1, 2, 1, 1, 3, 1]);
     assert_eq!(values(&metrics, "remora_request_duration_seconds_count"), [8]);
+}
+
+fn left(metrics: &Metrics) -> usize {
+    metrics.inner.ledger.left.load(Ordering::Relaxed)
 }
 
 fn samples(metrics: &Metrics) -> Vec<String> {
