@@ -10,11 +10,13 @@
 mod decode;
 mod folder;
 pub mod report;
+pub mod scenario;
 mod schema;
 pub mod settings;
 pub mod units;
 mod validate;
 pub mod watch;
+pub mod words;
 mod yaml;
 
 use std::{path::Path, sync::Arc};
@@ -39,6 +41,8 @@ pub struct Context {
     pub namespace: String,
     /// The workload's service account, where it has an identity.
     pub service_account: Option<String>,
+    /// The workload's zone, where it was told: endpoints of the same one are near.
+    pub zone: Option<String>,
 }
 
 /// What the documents of a folder amount to.
@@ -100,7 +104,8 @@ fn understand(sources: &[Source], context: &Context, mut report: Report) -> Resu
     for source in sources {
         let (nodes, wrong) = yaml::parse(source.content(&mut report));
         let (file, namespace) = (Arc::clone(&source.file), context.namespace.as_str());
-        let mut decoder = Decoder { file, report: &mut report, namespace };
+        let zone = context.zone.as_deref();
+        let mut decoder = Decoder { file, report: &mut report, namespace, zone };
         for (at, Complaint { message, hint }) in wrong {
             decoder.error(at, message, hint);
         }

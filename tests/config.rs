@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod config {
     mod documents;
+    mod guards;
     mod process;
+    mod resilience;
     mod watching;
 }

@@ -28,7 +28,7 @@ pub(super) struct Args {
 
 /// Writes every error, or every warning and how much was read.
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> io::Result<ExitCode> {
-    let context = Context { namespace: args.namespace.clone(), service_account: None };
+    let context = Context { namespace: args.namespace.clone(), service_account: None, zone: None };
     match config::load_all(&args.paths, &context) {
         Ok(loaded) => {
             for warning in &loaded.warnings {

@@ -7,8 +7,10 @@ use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 use super::{
     report::{Complaint, Place, Report, quoted, suggestion},
     units,
+    words::MODES,
     yaml::{Entry, Mark, Node, Value},
 };
+use crate::resilience::Mode;
 
 /// Reads the documents of one file.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(super) struct Decoder<'a> {
     pub(super) report: &'a mut Report,
     /// Where a document is that does not say.
     pub(super) namespace: &'a str,
+    /// The zone of this workload, where it is known.
+    pub(super) zone: Option<&'a str>,
 }
 
 /// The keys a map may have.
@@ -44,6 +48,18 @@ impl<'n> Fields<'n> {
     /// The value of `key`.
     pub(super) fn get(self, key: &str) -> Option<&'n Node> {
         self.entries.iter().find(|it| it.key == key).map(|it| &it.value)
+    }
+
+    /// Makes `target` what `read` finds in the value of `key`; it stays where that is nothing.
+    pub(super) fn read<T>(
+        self,
+        key: &str,
+        target: &mut T,
+        read: impl FnOnce(&'n Node) -> Option<T>,
+    ) {
+        if let Some(value) = self.get(key).and_then(read) {
+            *target = value;
+        }
     }
 }
 
@@ -202,6 +218,72 @@ impl Decoder<'_> {
                 None
             }
         }
+    }
+
+    /// A duration in `range`.
+    pub(super) fn duration_in(
+        &mut self,
+        node: &Node,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let duration = self.duration(node)?;
+        if range.contains(&duration) {
+            return Some(duration);
+        }
+        let message = format!("duration `{}` is not in the range", units::written(duration));
+        let [least, most] = [*range.start(), *range.end()].map(units::written);
+        let hint = format!("write one from `{least}` to `{most}`");
+        self.error(node.at, message, hint);
+        None
+    }
+
+    /// Whole percents in `range`.
+    pub(super) fn percent(&mut self, node: &Node, range: RangeInclusive<u32>) -> Option<u32> {
+        let hint = format!("write a percentage from `{}%` to `{}%`", range.start(), range.end());
+        let (Value::Text(text) | Value::Number(text)) = &node.value else {
+            return self.mismatch(node, "a percentage", &hint);
+        };
+        match units::percent(text) {
+            Ok(percent) if range.contains(&percent) => return Some(percent),
+            Ok(_) => self.error(node.at, format!("{} is not in the range", quoted(text)), hint),
+            Err(Complaint { message, .. }) => self.error(node.at, message, hint),
+        }
+        None
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, node: &Node) -> Option<bool> {
+        match node.value {
+            Value::Bool(flag) => Some(flag),
+            Value::Null | Value::Number(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => {
+                self.mismatch(node, "`true` or `false`", "write one of the two")
+            }
+        }
+    }
+
+    /// What `read` makes of a value, or `off` where it is that word.
+    pub(super) fn or_off<T>(
+        &mut self,
+        node: &Node,
+        off: T,
+        read: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        let (Value::Text(text) | Value::Number(text)) = &node.value else {
+            return read(self, node);
+        };
+        match text.as_str() {
+            "off" => Some(off),
+            "0" | "0%" | "0s" | "0ms" => {
+                self.error(node.at, format!("{} does not mean off", quoted(text)), "write `off`");
+                None
+            }
+            _ => read(self, node),
+        }
+    }
+
+    /// The `mode` of a rule; one that does not say is in force.
+    pub(super) fn mode(&mut self, rule: Fields<'_>) -> Mode {
+        rule.get("mode").and_then(|it| self.choice(it, &MODES)).unwrap_or_default()
     }
 
     /// One of a few words.

@@ -7,12 +7,13 @@
 //!
 //! Defaults are those of [`crate::policy`]; a document states only what differs.
 
+mod grpc_route;
 mod route;
 mod service;
 mod workload;
 
 pub(super) use route::{Parent, RouteDocument, RouteRule};
-pub(super) use service::ServiceDocument;
+pub(super) use service::{ServiceDocument, too_long};
 pub(super) use workload::WorkloadDocument;
 
 use super::{
@@ -30,7 +31,7 @@ const KINDS: [(&str, &str, Option<Kind>); 5] = [
     ("HTTPRoute", GATEWAY, Some(Kind::HttpRoute)),
     ("ServicePolicy", REMORA, Some(Kind::ServicePolicy)),
     ("WorkloadPolicy", REMORA, Some(Kind::WorkloadPolicy)),
-    ("GRPCRoute", GATEWAY, None),
+    ("GRPCRoute", GATEWAY, Some(Kind::GrpcRoute)),
     ("AuthorizationPolicy", REMORA, None),
 ];
 
@@ -60,6 +61,7 @@ const METADATA: Shape = Shape {
 /// A kind of document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
+    GrpcRoute,
     HttpRoute,
     ServicePolicy,
     WorkloadPolicy,
@@ -117,6 +119,7 @@ pub(super) fn document(decoder: &mut Decoder<'_>, node: &Node) -> Option<Documen
     let namespace =
         metadata.as_ref().map_or_else(|| decoder.namespace.to_owned(), |it| it.namespace.clone());
     let spec = fields.get("spec").and_then(|spec| match kind {
+        Kind::GrpcRoute => grpc_route::decode(decoder, spec, &namespace).map(Spec::Route),
         Kind::HttpRoute => route::decode(decoder, spec, &namespace).map(Spec::Route),
         Kind::ServicePolicy => service::decode(decoder, spec, &namespace).map(Spec::Service),
         Kind::WorkloadPolicy => workload::decode(decoder, spec).map(Spec::Workload),

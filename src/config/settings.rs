@@ -34,6 +34,8 @@ pub struct Settings {
     pub policy: Option<PathBuf>,
     /// Overrides the namespace of the certificate.
     pub namespace: Option<String>,
+    /// The zone of this workload; where there is none, no endpoint is near or far.
+    pub zone: Option<String>,
     /// DNS servers; empty is those of `/etc/resolv.conf`.
     pub dns: Vec<SocketAddr>,
     /// The longest a shutdown takes.

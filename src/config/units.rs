@@ -8,6 +8,7 @@
 //! - GEP-2257, Gateway API `Duration`: up to four parts of `h`, `m`, `s`, `ms`.
 //!   <https://gateway-api.sigs.k8s.io/geps/gep-2257/>
 //! - RFC 1123, section 2.1: the labels of a host name; Kubernetes' object names.
+//! - RFC 9110, section 5.6.2: tokens. <https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2>
 //! - SPIFFE-ID, sections 2.1 and 2.2: trust domain and path.
 //!   <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md>
 
@@ -54,6 +55,20 @@ pub fn duration_or_zero(text: &str) -> Result<Duration, Complaint> {
     Ok(duration)
 }
 
+/// A duration as a document would write it: `250ms`, `2s`, `1h30m`.
+pub fn written(duration: Duration) -> String {
+    let mut rest_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    for (unit, ms) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if ms <= rest_ms {
+            text += &(rest_ms / ms).to_string();
+            text += unit;
+            rest_ms %= ms;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// `([0-9]{1,5}(h|m|s|ms)){1,4}` in milliseconds.
 fn parts(text: &str) -> Option<u64> {
     let (mut rest, mut total_ms, mut count) = (text, 0, 0);
@@ -95,6 +110,20 @@ pub fn ten_thousandths(text: &str) -> Result<u16, Complaint> {
     })
 }
 
+/// A share in whole percents, such as `20%`: the number before the sign.
+///
+/// # Errors
+///
+/// What is wrong with its form; the range is the caller's.
+pub fn percent(text: &str) -> Result<u32, Complaint> {
+    let digits = text.strip_suffix('%').filter(|it| (1..=3).contains(&it.len()));
+    let digits = digits.filter(|it| it.bytes().all(|it| it.is_ascii_digit()));
+    digits.and_then(|it| it.parse().ok()).ok_or_else(|| {
+        let message = format!("{} is not a whole percentage", quoted(text));
+        Complaint::new(message, "write a number and the sign: `20%`")
+    })
+}
+
 /// Whether `text` is a label of a host name: what a Service or a namespace is called.
 pub fn is_label(text: &str) -> bool {
     let inside = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
@@ -107,6 +136,21 @@ pub fn is_label(text: &str) -> bool {
 /// Whether `text` is labels with dots between: what most objects are called.
 pub fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// Whether `text` is what HTTP calls a token: the name of a header or a cookie.
+pub fn is_token(text: &str) -> bool {
+    let inside = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    (1..=256).contains(&text.len()) && text.bytes().all(inside)
+}
+
+/// Whether `text` is a zone: the value of a label of Kubernetes.
+pub fn is_zone(text: &str) -> bool {
+    let inside = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.');
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inside)
+        && text.starts_with(|it: char| it.is_ascii_alphanumeric())
+        && text.ends_with(|it: char| it.is_ascii_alphanumeric())
 }
 
 /// Whether `text` is a name DNS can be asked for; a label may begin with `_`, as the ones
@@ -174,6 +218,16 @@ mod tests {
     }
 
     #[test]
+    fn a_percentage_is_whole_and_has_its_sign() {
+        for (text, percent_points) in [("0%", 0), ("20%", 20), ("100%", 100), ("999%", 999)] {
+            assert_eq!(percent(text), Ok(percent_points), "{text}");
+        }
+        for text in ["", "%", "20", "-1%", "2.5%", "1e1%", "1000%", "20 %", "20%%"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_spiffe_id_has_a_trust_domain_and_a_path() {
         assert!(is_spiffe_id("spiffe://cluster.local/ns/shop/sa/orders"));
         for text in [
@@ -195,6 +249,8 @@ mod tests {
     #[test]
     fn names_are_those_of_dns() {
         assert!(is_label("orders-2") && !is_label("Orders") && !is_label("-a") && !is_label(""));
+        assert!(is_zone("eu-west_1a") && !is_zone("") && !is_zone("a b") && !is_zone("-a"));
+        assert!(is_token("X-User_id") && !is_token("") && !is_token("a:b") && !is_token("a b"));
         assert!(is_subdomain("a.b") && !is_subdomain("a..b"));
         assert!(is_dns_name("_http._tcp.orders.shop.svc.cluster.local.") && !is_dns_name("a b"));
     }
@@ -206,10 +262,17 @@ mod tests {
             prop_assert_eq!(duration(&format!("{ms}ms")), Ok(Duration::from_millis(ms)));
         }
 
+        /// What is written reads back as the duration it was.
+        #[test]
+        fn what_is_written_reads_back(ms in 0_u64..=86_400_000) {
+            let duration = Duration::from_millis(ms);
+            prop_assert_eq!(duration_or_zero(&written(duration)), Ok(duration));
+        }
+
         /// Nothing that can be typed makes a reader panic.
         #[test]
         fn no_text_makes_a_reader_panic(text in "\\PC{0,40}") {
-            let _results = (duration(&text), ten_thousandths(&text));
+            let _results = (duration(&text), ten_thousandths(&text), percent(&text));
             let _names = (is_subdomain(&text), is_dns_name(&text), is_spiffe_id(&text));
         }
     }

@@ -15,11 +15,18 @@ use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 use super::{
     Context,
     report::{Complaint, Place, Report},
-    schema::{Document, Parent, RouteDocument, RouteRule, ServiceDocument, Spec, WorkloadDocument},
+    schema::{
+        Document, Kind, Parent, RouteDocument, RouteRule, ServiceDocument, Spec, WorkloadDocument,
+        too_long,
+    },
+    units,
 };
-use crate::policy::{
-    PathMatch, RouteTable, Rule, ServiceName, ServicePolicy, Snapshot, WorkloadPolicy,
-    service::Timeouts,
+use crate::{
+    policy::{
+        PathMatch, RouteTable, Rule, ServiceName, ServicePolicy, Snapshot, WorkloadPolicy,
+        service::Timeouts,
+    },
+    resilience::Mode,
 };
 
 /// The policy that `documents` amount to for a workload; what contradicts goes to `report`.
@@ -38,15 +45,17 @@ pub(super) fn resolve(
         match spec {
             Some(Spec::Service(document)) => services.push(document),
             Some(Spec::Workload(document)) => workloads.push((namespace, place, document)),
-            Some(Spec::Route(document)) => routes.push((namespace, name, document)),
+            Some(Spec::Route(document)) => {
+                routes.push((Origin { kind, namespace, name, place }, document));
+            }
             None => (),
         }
     }
     let services = service_policies(services, report);
     let workload = Arc::new(workload_policy(workloads, context, report));
     let mut by_service = Rules { context, services: &services, report, found: HashMap::new() };
-    for (namespace, name, document) in routes {
-        by_service.add(document, &namespace, &name);
+    for (origin, document) in routes {
+        by_service.add(document, &origin);
     }
     let routes = by_service.tables();
     Snapshot { generation: 0, services, routes, workload }
@@ -85,7 +94,6 @@ fn service_policies(
 ) -> HashMap<ServiceName, Arc<ServicePolicy>> {
     let (mut services, mut once) = (HashMap::new(), Once::default());
     for ServiceDocument { targets, policy } in documents {
-        let policy = Arc::new(policy);
         for (place, service) in targets {
             if let Some(first) = once.taken(service.clone(), &place) {
                 let message = format!("service `{service}` has two ServicePolicies");
@@ -140,6 +148,15 @@ struct Rules<'a> {
     found: HashMap<ServiceName, Attached>,
 }
 
+/// The document that rules are of.
+#[derive(Clone, Debug)]
+struct Origin {
+    kind: Kind,
+    namespace: String,
+    name: String,
+    place: Place,
+}
+
 /// The rules attached to one service.
 #[derive(Debug, Default)]
 struct Attached {
@@ -147,22 +164,46 @@ struct Attached {
     producer: Vec<(Place, Rule)>,
     /// For the callers of this workload's namespace, instead of those.
     consumer: Vec<(Place, Rule)>,
+    /// The documents those are of, and the ports they are for.
+    origins: Vec<(Option<u16>, Origin)>,
+}
+
+impl Attached {
+    /// A document of another kind for the same requests: which of the two applies, nobody
+    /// could say.
+    fn other_kind(&self, port: Option<u16>, origin: &Origin) -> Option<&Origin> {
+        let same_port = |it: Option<u16>| it == port || it.is_none() || port.is_none();
+        let other = self.origins.iter().find(|(at, it)| {
+            same_port(*at) && it.kind != origin.kind && it.namespace == origin.namespace
+        });
+        other.map(|(_, it)| it)
+    }
 }
 
 impl Rules<'_> {
-    fn add(&mut self, document: RouteDocument, namespace: &str, name: &str) {
+    fn add(&mut self, document: RouteDocument, origin: &Origin) {
+        let Origin { namespace, name, .. } = origin;
         let RouteDocument { parents, rules } = document;
         for rule in &rules {
             // The tightest of the services' timeouts is the one a try is held against.
             let tightest = parents.iter().map(|it| self.request_timeout(&it.service)).min();
             self.check_try(rule, rule.request_timeout.or(tightest));
+            self.check_retry(rule, &parents);
         }
         for Parent { service, port } in parents {
-            let produced = *service.namespace == *namespace;
-            if !produced && namespace != self.context.namespace {
+            let produced = *service.namespace == **namespace;
+            if !produced && *namespace != self.context.namespace {
                 continue;
             }
-            let attached = self.found.entry(service).or_default();
+            let attached = self.found.entry(service.clone()).or_default();
+            if let Some(first) = attached.other_kind(port, origin) {
+                let (one, two) = (first.kind.name(), origin.kind.name());
+                let message = format!("`{service}` has rules of {one} and of {two} at one port");
+                let hint =
+                    format!("choose one kind for all of them; the first is at {}", first.place);
+                self.report.error(origin.place.clone(), Complaint::new(message, hint));
+            }
+            attached.origins.push((port, origin.clone()));
             let list = if produced { &mut attached.producer } else { &mut attached.consumer };
             for rule in &rules {
                 list.extend(expand(rule, name, port));
@@ -172,11 +213,30 @@ impl Rules<'_> {
 
     /// The linter's classic: a limit on a try that the limit on the request always beats.
     fn check_try(&mut self, rule: &RouteRule, request: Option<Duration>) {
-        let Some((place, per_try)) = &rule.try_timeout else { return };
-        let Some(request) = request.filter(|it| it <= per_try) else { return };
-        let message = format!("`backendRequest` never fires: the request may take {request:?}");
-        let complaint = Complaint::new(message, "choose it well below the request timeout");
-        self.report.warning(place.clone(), complaint);
+        let (Some((place, per_try)), Some(request)) = (&rule.try_timeout, request) else { return };
+        let attempts = rule.retry.as_ref().and_then(|(_, it)| it.attempts).unwrap_or(0);
+        if request <= *per_try {
+            let request = units::written(request);
+            let message = format!("`backendRequest` never fires: the request may take {request}");
+            let complaint = Complaint::new(message, "choose it well below the request timeout");
+            self.report.warning(place.clone(), complaint);
+        } else if let Some(message) = too_long(attempts, *per_try, request) {
+            let hint = "choose fewer `attempts` or a shorter `backendRequest`";
+            self.report.warning(place.clone(), Complaint::new(message, hint));
+        }
+    }
+
+    /// A rule cannot turn on what the policy of its service turns off.
+    fn check_retry(&mut self, rule: &RouteRule, parents: &[Parent]) {
+        let Some((place, _)) = &rule.retry else { return };
+        let off = |it: &&Parent| {
+            self.services.get(&it.service).is_some_and(|it| it.retries.mode == Mode::Off)
+        };
+        if let Some(Parent { service, .. }) = parents.iter().find(off) {
+            let message = format!("`retry` does nothing: `retries` of `{service}` are off");
+            let hint = "remove it, or `mode: off` from the ServicePolicy";
+            self.report.warning(place.clone(), Complaint::new(message, hint));
+        }
     }
 
     fn request_timeout(&self, service: &ServiceName) -> Duration {
@@ -186,7 +246,7 @@ impl Rules<'_> {
 
     fn tables(self) -> HashMap<ServiceName, Arc<RouteTable>> {
         let Self { found, report, .. } = self;
-        let tables = found.into_iter().map(|(service, Attached { producer, consumer })| {
+        let tables = found.into_iter().map(|(service, Attached { producer, consumer, .. })| {
             let rules = if consumer.is_empty() { producer } else { consumer };
             let mut once = Once::default();
             for (place, rule) in &rules {
@@ -215,6 +275,7 @@ fn expand(rule: &RouteRule, document: &str, port: Option<u16>) -> Vec<(Place, Ru
             backends: Arc::clone(&rule.backends),
             request_timeout: rule.request_timeout,
             try_timeout: rule.try_timeout.as_ref().map(|(_, it)| *it),
+            retry: rule.retry.as_ref().map(|(_, it)| it.clone()),
         };
         (place.clone(), rule)
     };

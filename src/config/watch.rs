@@ -301,6 +301,6 @@ spec: {mtls: {mode: strict}}
     }
 
     fn context() -> Context {
-        Context { namespace: "shop".to_owned(), service_account: None }
+        Context { namespace: "shop".to_owned(), service_account: None, zone: None }
     }
 }

@@ -24,7 +24,7 @@ fn a_service_policy_says_how_callers_reach_a_service() {
     let orders = &loaded.snapshot.services[&ServiceName::new("shop", "orders")];
     assert_eq!(orders.tls.mode, TlsMode::Strict);
     assert_eq!(*orders.tls.identities, ["spiffe://cluster.local/ns/shop/sa/orders".into()]);
-    assert_eq!(orders.algorithm, Algorithm::LeastRequest);
+    assert_eq!(orders.resilience.balancer.algorithm, Algorithm::LeastRequest);
     assert_eq!(orders.timeouts.request, Duration::from_secs(2));
     let payments = &loaded.snapshot.services[&ServiceName::new("", "payments.example.com")];
     let Discovery::Static(endpoints) = &payments.discovery else { panic!("{payments:?}") };
@@ -46,6 +46,17 @@ fn a_route_shares_the_requests_of_a_service() {
     assert_eq!(rule.try_timeout, Some(Duration::from_millis(500)));
     assert_eq!(routes.find("/health", 8080).map(|it| &*it.name), Some("orders/health"));
     assert!(routes.find("/v1", 9090).is_none());
+}
+
+#[test]
+fn a_call_of_a_grpc_method_is_routed_by_its_path() {
+    let loaded = examples("orders");
+    let routes = &loaded.snapshot.routes[&ServiceName::new("shop", "ledger")];
+    let backend = |path| routes.find(path, 9000).map(|it| it.backends[0].service.to_string());
+    assert_eq!(backend("/shop.v1.Ledger/Export").as_deref(), Some("shop/ledger-batch"));
+    assert_eq!(backend("/shop.v1.Ledger/Get").as_deref(), Some("shop/ledger-v1"));
+    assert_eq!(backend("/shop.v1.LedgerAdmin/Get").as_deref(), Some("shop/ledger"));
+    assert_eq!(&*routes.find("/shop.v1.Ledger/Export", 9000).unwrap().name, "ledger/export");
 }
 
 #[test]
@@ -98,34 +109,34 @@ fn a_document_that_is_none_says_what_is_missing() {
     check(
         "structure",
         &expect![[r#"
-        tests/config/structure.yaml:1:1: a document is a map
-        hint: begin with `apiVersion:`, `kind:`, `metadata:` and `spec:`
-        tests/config/structure.yaml:3:1: ServicePolicy has no `apiVersion`
-        hint: write `apiVersion: remora.dev/v1alpha1`
-        tests/config/structure.yaml:7:1: the document has no `kind`
-        hint: add `kind: ServicePolicy`; the kinds are HTTPRoute, ServicePolicy, WorkloadPolicy
-        tests/config/structure.yaml:10:13: unknown apiVersion `remora.dev/v1` of ServicePolicy
-        hint: write `apiVersion: remora.dev/v1alpha1`
-        tests/config/structure.yaml:16:7: unknown kind `ServicePolcy`
-        hint: did you mean `ServicePolicy`?
-        tests/config/structure.yaml:19:7: unknown kind `ConfigMap`
-        hint: one of: HTTPRoute, ServicePolicy, WorkloadPolicy
-        tests/config/structure.yaml:22:7: not supported yet: AuthorizationPolicy
-        hint: remove it until a later version
-        tests/config/structure.yaml:25:1: WorkloadPolicy has no `metadata`
-        hint: add `metadata: {name: orders}`
-        tests/config/structure.yaml:25:1: WorkloadPolicy has no `spec`
-        hint: add `spec: {}`
-        tests/config/structure.yaml:30:18: `Upper` is not the name of an object
-        hint: use lower-case letters, digits, `-` and `.`
-        tests/config/structure.yaml:30:36: `a.b` is not a namespace
-        hint: use lower-case letters, digits and `-`, at most 63 of them
-        tests/config/structure.yaml:30:56: expected text, found the number `1`
-        hint: put quotes around it if it is meant as text
-        tests/config/structure.yaml:30:60: unknown key `lables` in metadata
-        hint: did you mean `labels`?
-        tests/config/structure.yaml:31:5: expected a map for spec, found nothing
-        hint: write `key: value` pairs"#]],
+            tests/config/structure.yaml:1:1: a document is a map
+            hint: begin with `apiVersion:`, `kind:`, `metadata:` and `spec:`
+            tests/config/structure.yaml:3:1: ServicePolicy has no `apiVersion`
+            hint: write `apiVersion: remora.dev/v1alpha1`
+            tests/config/structure.yaml:7:1: the document has no `kind`
+            hint: add `kind: ServicePolicy`; the kinds are HTTPRoute, ServicePolicy, WorkloadPolicy, GRPCRoute
+            tests/config/structure.yaml:10:13: unknown apiVersion `remora.dev/v1` of ServicePolicy
+            hint: write `apiVersion: remora.dev/v1alpha1`
+            tests/config/structure.yaml:16:7: unknown kind `ServicePolcy`
+            hint: did you mean `ServicePolicy`?
+            tests/config/structure.yaml:19:7: unknown kind `ConfigMap`
+            hint: one of: HTTPRoute, ServicePolicy, WorkloadPolicy, GRPCRoute
+            tests/config/structure.yaml:22:7: not supported yet: AuthorizationPolicy
+            hint: remove it until a later version
+            tests/config/structure.yaml:25:1: WorkloadPolicy has no `metadata`
+            hint: add `metadata: {name: orders}`
+            tests/config/structure.yaml:25:1: WorkloadPolicy has no `spec`
+            hint: add `spec: {}`
+            tests/config/structure.yaml:30:18: `Upper` is not the name of an object
+            hint: use lower-case letters, digits, `-` and `.`
+            tests/config/structure.yaml:30:36: `a.b` is not a namespace
+            hint: use lower-case letters, digits and `-`, at most 63 of them
+            tests/config/structure.yaml:30:56: expected text, found the number `1`
+            hint: put quotes around it if it is meant as text
+            tests/config/structure.yaml:30:60: unknown key `lables` in metadata
+            hint: did you mean `labels`?
+            tests/config/structure.yaml:31:5: expected a map for spec, found nothing
+            hint: write `key: value` pairs"#]],
     );
 }
 
@@ -134,20 +145,20 @@ fn a_key_that_means_nothing_is_refused() {
     check(
         "keys",
         &expect![[r#"
-        tests/config/keys.yaml:6:3: unknown key `timeout` in spec
-        hint: did you mean `timeouts`?
-        tests/config/keys.yaml:7:14: unknown key `reqest` in timeouts
-        hint: did you mean `request`?
-        tests/config/keys.yaml:8:23: key `mode` comes twice
-        hint: remove one; the first is at line 8
-        tests/config/keys.yaml:9:3: merge keys are not supported
-        hint: write the merged keys out
-        tests/config/keys.yaml:10:5: a key is one word
-        hint: write `key: value`
-        tests/config/keys.yaml:12:3: unknown key `quite-something-else` in spec
-        hint: one of: targetRefs, tls, loadBalancer, timeouts, discovery
-        tests/config/keys.yaml:12:33: tags are not supported
-        hint: remove it; quotes make a value text"#]],
+            tests/config/keys.yaml:6:3: unknown key `timeout` in spec
+            hint: did you mean `timeouts`?
+            tests/config/keys.yaml:7:14: unknown key `reqest` in timeouts
+            hint: did you mean `request`?
+            tests/config/keys.yaml:8:23: key `mode` comes twice
+            hint: remove one; the first is at line 8
+            tests/config/keys.yaml:9:3: merge keys are not supported
+            hint: write the merged keys out
+            tests/config/keys.yaml:10:5: a key is one word
+            hint: write `key: value`
+            tests/config/keys.yaml:12:3: unknown key `quite-something-else` in spec
+            hint: one of: targetRefs, tls, loadBalancer, timeouts, retries, retryBudget, hedge, breaker, outlier, admission, connections, discovery
+            tests/config/keys.yaml:12:33: tags are not supported
+            hint: remove it; quotes make a value text"#]],
     );
 }
 
@@ -224,50 +235,40 @@ fn what_this_version_cannot_do_is_refused_and_not_passed_over() {
     check(
         "later",
         &expect![[r#"
-        tests/config/later.yaml:6:39: not supported yet: `slowStart` of loadBalancer
-        hint: remove it until a later version
-        tests/config/later.yaml:7:3: not supported yet: `breaker` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:8:3: not supported yet: `retryBudget` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:9:3: not supported yet: `retries` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:10:3: not supported yet: `outlier` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:11:3: not supported yet: `connections` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:12:3: not supported yet: `hedge` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:13:3: not supported yet: `healthCheck` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:19:3: not supported yet: `rateLimits` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:20:3: not supported yet: `concurrency` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:26:3: not supported yet: `hostnames` of spec
-        hint: remove it until a later version
-        tests/config/later.yaml:28:5: not supported yet: a parent of kind Gateway
-        hint: remove it until a later version
-        tests/config/later.yaml:29:46: not supported yet: `sectionName` of a parent
-        hint: remove it until a later version
-        tests/config/later.yaml:31:5: not supported yet: `filters` of a rule
-        hint: remove it until a later version
-        tests/config/later.yaml:32:5: not supported yet: `retry` of a rule
-        hint: remove it until a later version
-        tests/config/later.yaml:33:5: not supported yet: `sessionPersistence` of a rule
-        hint: remove it until a later version
-        tests/config/later.yaml:35:21: not supported yet: a path of type RegularExpression
-        hint: remove it until a later version
-        tests/config/later.yaml:36:8: not supported yet: `headers` of a match
-        hint: remove it until a later version
-        tests/config/later.yaml:36:21: not supported yet: `queryParams` of a match
-        hint: remove it until a later version
-        tests/config/later.yaml:36:38: not supported yet: `method` of a match
-        hint: remove it until a later version
-        tests/config/later.yaml:37:46: not supported yet: `filters` of a backend
-        hint: remove it until a later version
-        tests/config/later.yaml:40:7: not supported yet: GRPCRoute
-        hint: remove it until a later version"#]],
+            tests/config/later.yaml:6:3: not supported yet: `healthCheck` of spec
+            hint: remove it until a later version
+            tests/config/later.yaml:12:48: not supported yet: `share` of a rate limit
+            hint: remove it until a later version
+            tests/config/later.yaml:19:3: not supported yet: `hostnames` of spec
+            hint: remove it until a later version
+            tests/config/later.yaml:21:5: not supported yet: a parent of kind Gateway
+            hint: remove it until a later version
+            tests/config/later.yaml:22:46: not supported yet: `sectionName` of a parent
+            hint: remove it until a later version
+            tests/config/later.yaml:24:5: not supported yet: `filters` of a rule
+            hint: remove it until a later version
+            tests/config/later.yaml:25:5: not supported yet: `sessionPersistence` of a rule
+            hint: remove it until a later version
+            tests/config/later.yaml:27:21: not supported yet: a path of type RegularExpression
+            hint: remove it until a later version
+            tests/config/later.yaml:28:8: not supported yet: `headers` of a match
+            hint: remove it until a later version
+            tests/config/later.yaml:28:21: not supported yet: `queryParams` of a match
+            hint: remove it until a later version
+            tests/config/later.yaml:28:38: not supported yet: `method` of a match
+            hint: remove it until a later version
+            tests/config/later.yaml:29:46: not supported yet: `filters` of a backend
+            hint: remove it until a later version
+            tests/config/later.yaml:35:3: not supported yet: `hostnames` of spec
+            hint: remove it until a later version
+            tests/config/later.yaml:38:5: not supported yet: `filters` of a rule
+            hint: remove it until a later version
+            tests/config/later.yaml:40:23: not supported yet: a method of type RegularExpression
+            hint: remove it until a later version
+            tests/config/later.yaml:41:16: not supported yet: a method of any service
+            hint: remove it until a later version
+            tests/config/later.yaml:42:8: not supported yet: `headers` of a match
+            hint: remove it until a later version"#]],
     );
 }
 
@@ -276,34 +277,50 @@ fn a_route_that_means_nothing_is_refused() {
     check(
         "route",
         &expect![[r#"
-        tests/config/route.yaml:5:16: a parent has no `group`
-        hint: add `group: ""`
-        tests/config/route.yaml:5:16: a parent has no `kind`
-        hint: add `kind: Service`
-        tests/config/route.yaml:8:29: unknown value `Prefix`
-        hint: one of: Exact, PathPrefix
-        tests/config/route.yaml:8:65: `v1` is not a path
-        hint: begin with `/`; no `//`, `/./`, `/../`, `%2f`, `?`, `#` or spaces
-        tests/config/route.yaml:8:86: `/a/../b` is not a path
-        hint: begin with `/`; no `//`, `/./`, `/../`, `%2f`, `?`, `#` or spaces
-        tests/config/route.yaml:9:48: `backendRequest` is longer than `request`
-        hint: a try is part of its request: choose it shorter
-        tests/config/route.yaml:10:11: rule `a` comes twice
-        hint: give each rule of a route its own name
-        tests/config/route.yaml:12:7: a backend has no `port`
-        hint: add `port: 8080`
-        tests/config/route.yaml:13:42: `-1` is not in the range
-        hint: write a whole number from 0 to 1000000
-        tests/config/route.yaml:14:42: `1000001` is not in the range
-        hint: write a whole number from 0 to 1000000
-        tests/config/route.yaml:15:14: `orders.shop` is not the name of a Service
-        hint: use lower-case letters, digits and `-`, at most 63 of them
-        tests/config/route.yaml:16:14: unknown kind `Bucket` of a backend
-        hint: write `kind: Service`, or leave it out
-        tests/config/route.yaml:21:20: the list is empty
-        hint: add an item, or remove the key
-        tests/config/route.yaml:21:31: the list is empty
-        hint: add an item, or remove the key"#]],
+            tests/config/route.yaml:5:16: a parent has no `group`
+            hint: add `group: ""`
+            tests/config/route.yaml:5:16: a parent has no `kind`
+            hint: add `kind: Service`
+            tests/config/route.yaml:8:29: unknown value `Prefix`
+            hint: one of: Exact, PathPrefix
+            tests/config/route.yaml:8:65: `v1` is not a path
+            hint: begin with `/`; no `//`, `/./`, `/../`, `%2f`, `?`, `#` or spaces
+            tests/config/route.yaml:8:86: `/a/../b` is not a path
+            hint: begin with `/`; no `//`, `/./`, `/../`, `%2f`, `?`, `#` or spaces
+            tests/config/route.yaml:9:48: `backendRequest` is longer than `request`
+            hint: a try is part of its request: choose it shorter
+            tests/config/route.yaml:10:11: rule `a` comes twice
+            hint: give each rule of a route its own name
+            tests/config/route.yaml:12:7: a backend has no `port`
+            hint: add `port: 8080`
+            tests/config/route.yaml:13:42: `-1` is not in the range
+            hint: write a whole number from 0 to 1000000
+            tests/config/route.yaml:14:42: `1000001` is not in the range
+            hint: write a whole number from 0 to 1000000
+            tests/config/route.yaml:15:14: `orders.shop` is not the name of a Service
+            hint: use lower-case letters, digits and `-`, at most 63 of them
+            tests/config/route.yaml:16:14: unknown kind `Bucket` of a backend
+            hint: write `kind: Service`, or leave it out
+            tests/config/route.yaml:20:18: `shop/orders` has rules of HTTPRoute and of GRPCRoute at one port
+            hint: choose one kind for all of them; the first is at tests/config/route.yaml:3:18
+            tests/config/route.yaml:27:23: unknown value `Prefix`
+            hint: one of: Exact
+            tests/config/route.yaml:27:40: `shop/Orders` is not the name of a gRPC service
+            hint: write it with its package: `shop.v1.Orders`
+            tests/config/route.yaml:27:61: `Get-Order` is not the name of a gRPC method
+            hint: use letters, digits and `_`: `GetOrder`
+            tests/config/route.yaml:28:16: a method match names neither service nor method
+            hint: write `method: {service: shop.v1.Orders}`, or remove `method`
+            tests/config/route.yaml:29:8: unknown key `path` in a match
+            hint: one of: method
+            tests/config/route.yaml:30:5: unknown key `timeouts` in a rule
+            hint: one of: name, matches, backendRefs
+            tests/config/route.yaml:34:18: `shop/stock` has rules of GRPCRoute and of HTTPRoute at one port
+            hint: choose one kind for all of them; the first is at tests/config/route.yaml:20:18
+            tests/config/route.yaml:44:20: the list is empty
+            hint: add an item, or remove the key
+            tests/config/route.yaml:44:31: the list is empty
+            hint: add an item, or remove the key"#]],
     );
 }
 
@@ -346,7 +363,25 @@ fn what_looks_like_a_mistake_is_a_warning() {
         tests/config/warnings.yaml:16:15: never taken: an earlier rule of `shop/orders` is the same
         hint: remove one; the first is at tests/config/warnings.yaml:15:5
         tests/config/warnings.yaml:17:18: no backend has a weight: every request of this rule is refused
-        hint: give one of them a weight above 0"#]].assert_eq(&warnings.join("\n"));
+        hint: give one of them a weight above 0
+        tests/config/warnings.yaml:25:41: a `POST` that was answered too late is sent twice
+        hint: be sure that two do what one does, or use `idempotencyKey: true`
+        tests/config/warnings.yaml:25:63: 4 tries of 600ms do not fit into the 2s of the request
+        hint: choose fewer `attempts` or a shorter `perTryTimeout`
+        tests/config/warnings.yaml:26:24: a service that fails gets twice its load
+        hint: a ratio of `20%` cures what retries can cure
+        tests/config/warnings.yaml:27:12: nothing opens this breaker
+        hint: leave out one of `consecutiveFailures: off` and `failureRatio: off`
+        tests/config/warnings.yaml:28:25: all endpoints but one may be left out, and that one gets all requests
+        hint: it would not stand for long: choose `50%`
+        tests/config/warnings.yaml:29:33: `pendingTimeout` never fires: the request may take 2s
+        hint: choose it well below `timeouts.request`
+        tests/config/warnings.yaml:43:23: nothing is sent again
+        hint: write `mode: off`, which says so
+        tests/config/warnings.yaml:51:12: `retry` does nothing: `retries` of `shop/stock` are off
+        hint: remove it, or `mode: off` from the ServicePolicy
+        tests/config/warnings.yaml:52:45: 3 tries of 1s do not fit into the 2s of the request
+        hint: choose fewer `attempts` or a shorter `backendRequest`"#]].assert_eq(&warnings.join("\n"));
 }
 
 #[test]
@@ -385,12 +420,13 @@ proptest! {
     /// found has its place in the file.
     #[test]
     fn every_error_of_a_broken_file_has_its_place(
-        file in 0_usize..4,
+        file in 0_usize..6,
         from in 0.0..1.0,
         cut in 0_usize..40,
         put in "[ \\n:,{}\\[\\]a0&*\"#-]{0,5}",
     ) {
-        let name = ["orders", "canary", "workloads", "discovery"][file];
+        let names = ["orders", "canary", "workloads", "discovery", "resilience", "grpc"];
+        let name = names[file];
         let mut text = std::fs::read_to_string(format!("examples/policies/{name}.yaml")).unwrap();
         #[expect(
             clippy::cast_possible_truncation,
@@ -413,7 +449,7 @@ proptest! {
     }
 }
 
-fn check(fixture: &str, expected: &Expect) {
+pub(super) fn check(fixture: &str, expected: &Expect) {
     let path = format!("tests/config/{fixture}.yaml");
     let errors = config::load(Path::new(&path), &context("shop", None)).unwrap_err();
     expected.assert_eq(&errors.to_string());
@@ -423,6 +459,10 @@ fn examples(account: &str) -> Loaded {
     config::load(Path::new("examples/policies"), &context("shop", Some(account))).unwrap()
 }
 
-fn context(namespace: &str, account: Option<&str>) -> Context {
-    Context { namespace: namespace.to_owned(), service_account: account.map(str::to_owned) }
+pub(super) fn context(namespace: &str, account: Option<&str>) -> Context {
+    Context {
+        namespace: namespace.to_owned(),
+        service_account: account.map(str::to_owned),
+        zone: None,
+    }
 }

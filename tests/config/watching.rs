@@ -214,5 +214,5 @@ fn accepted(generation: u64) -> Event {
 }
 
 fn context() -> Context {
-    Context { namespace: "shop".to_owned(), service_account: None }
+    Context { namespace: "shop".to_owned(), service_account: None, zone: None }
 }

@@ -7,6 +7,8 @@
 //!
 //! - Gateway API, `HTTPRoute`: fields, limits, and GAMMA's attachment to a Service.
 //!   <https://gateway-api.sigs.k8s.io/reference/spec/#httproute>
+//! - GEP-1731, retries: `codes`, `attempts` after the first try, and the least `backoff`.
+//!   <https://gateway-api.sigs.k8s.io/geps/gep-1731/>
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +19,14 @@ use super::{
         units,
         yaml::Node,
     },
-    service::core_group,
+    service::{self, core_group},
 };
-use crate::policy::{Backend, PathMatch, ServiceName};
+use crate::policy::{Backend, PathMatch, ServiceName, route::RouteRetry};
 
 /// The standard's limits: what is over them could not be applied to a cluster.
 const PARENTS_MAX: usize = 32;
 const RULES_MAX: usize = 16;
-const MATCHES_MAX: usize = 64;
+pub(super) const MATCHES_MAX: usize = 64;
 const BACKENDS_MAX: usize = 16;
 const WEIGHT_MAX: u32 = 1_000_000;
 const PATH_LEN_MAX: usize = 1_024;
@@ -48,9 +50,9 @@ const PARENT: Shape = Shape {
 
 const RULE: Shape = Shape {
     name: "a rule",
-    known: &["name", "matches", "backendRefs", "timeouts"],
+    known: &["name", "matches", "backendRefs", "timeouts", "retry"],
     required: &[],
-    later: &["filters", "retry", "sessionPersistence"],
+    later: &["filters", "sessionPersistence"],
 };
 
 const MATCH: Shape = Shape {
@@ -71,6 +73,13 @@ const BACKEND: Shape = Shape {
 
 const TIMEOUTS: Shape =
     Shape { name: "timeouts", known: &["request", "backendRequest"], required: &[], later: &[] };
+
+/// What a path is, and how it is written.
+pub(super) const A_PATH: (&str, &str) =
+    ("a path", "begin with `/`; no `//`, `/./`, `/../`, `%2f`, `?`, `#` or spaces");
+
+const RETRY: Shape =
+    Shape { name: "retry", known: &["codes", "attempts", "backoff"], required: &[], later: &[] };
 
 /// The rules of some services.
 #[derive(Debug)]
@@ -97,13 +106,27 @@ pub(in super::super) struct RouteRule {
     pub(in super::super) backends: Arc<[Backend]>,
     pub(in super::super) request_timeout: Option<Duration>,
     pub(in super::super) try_timeout: Option<(Place, Duration)>,
+    pub(in super::super) retry: Option<(Place, RouteRetry)>,
 }
+
+/// Reads the matches of a rule.
+type Matches = fn(&mut Decoder<'_>, &Node, Fields<'_>) -> Vec<(Place, PathMatch)>;
 
 /// Reads the `spec`.
 pub(super) fn decode(
     decoder: &mut Decoder<'_>,
     spec: &Node,
     namespace: &str,
+) -> Option<RouteDocument> {
+    document(decoder, spec, namespace, (&RULE, matches))
+}
+
+/// Reads the `spec` of a route whose rules have the keys of `rule`.
+pub(super) fn document(
+    decoder: &mut Decoder<'_>,
+    spec: &Node,
+    namespace: &str,
+    (rule, matches): (&Shape, Matches),
 ) -> Option<RouteDocument> {
     let fields = decoder.fields(spec, &SPEC)?;
     let parents = fields.get("parentRefs").and_then(|it| decoder.items(it, PARENTS_MAX));
@@ -112,13 +135,14 @@ pub(super) fn decode(
     let items = fields.get("rules").and_then(|it| decoder.items(it, RULES_MAX));
     let mut rules: Vec<RouteRule> = Vec::new();
     for (index, node) in items.unwrap_or_default().iter().enumerate() {
-        let Some(fields) = decoder.fields(node, &RULE) else { continue };
+        let Some(fields) = decoder.fields(node, rule) else { continue };
         let name = rule_name(decoder, fields, &rules);
         let matches = matches(decoder, node, fields);
         let (request_timeout, try_timeout) = timeouts(decoder, fields);
+        let retry = fields.get("retry").and_then(|it| retry(decoder, it));
         let backends = backends(decoder, fields, namespace);
         let name = name.map_or_else(|| index.to_string(), str::to_owned);
-        rules.push(RouteRule { name, matches, backends, request_timeout, try_timeout });
+        rules.push(RouteRule { name, matches, backends, request_timeout, try_timeout, retry });
     }
     Some(RouteDocument { parents, rules })
 }
@@ -135,12 +159,16 @@ fn parent(decoder: &mut Decoder<'_>, node: &Node, namespace: &str) -> Option<Par
         decoder.choice(kind, &[("Service", ())]);
     }
     let port = fields.get("port").and_then(|it| decoder.port(it));
-    let service = service(decoder, fields, namespace)?;
+    let service = service_name(decoder, fields, namespace)?;
     Some(Parent { service, port })
 }
 
 /// The service a reference names, in its own namespace or the document's.
-fn service(decoder: &mut Decoder<'_>, fields: Fields<'_>, namespace: &str) -> Option<ServiceName> {
+fn service_name(
+    decoder: &mut Decoder<'_>,
+    fields: Fields<'_>,
+    namespace: &str,
+) -> Option<ServiceName> {
     let namespace = match fields.get("namespace") {
         Some(node) => decoder.label(node, "a namespace"),
         None => Some(namespace),
@@ -194,12 +222,11 @@ fn path(decoder: &mut Decoder<'_>, node: &Node) -> Option<PathMatch> {
         Some(node) => decoder.choice(node, &kinds)?,
     };
     let Some(node) = fields.get("value") else { return Some(make("/".to_owned())) };
-    let form = ("a path", "begin with `/`; no `//`, `/./`, `/../`, `%2f`, `?`, `#` or spaces");
-    decoder.formed(node, is_path, form).map(|it| make(it.to_owned()))
+    decoder.formed(node, is_path, A_PATH).map(|it| make(it.to_owned()))
 }
 
 /// Whether a request's path could be `text`, read by every hop as the same path.
-fn is_path(text: &str) -> bool {
+pub(super) fn is_path(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let ambiguous = ["//", "/./", "/../", "%2f", "?", "#"].iter().any(|it| lower.contains(it));
     text.starts_with('/')
@@ -229,6 +256,17 @@ fn timeouts(
     (request, Some((place, per_try)))
 }
 
+/// What a rule says of retries; a failed connection is one of them in any case.
+fn retry(decoder: &mut Decoder<'_>, node: &Node) -> Option<(Place, RouteRetry)> {
+    let fields = decoder.fields(node, &RETRY)?;
+    let retry = RouteRetry {
+        codes: fields.get("codes").and_then(|it| service::codes(decoder, it)),
+        attempts: fields.get("attempts").and_then(|it| service::attempts(decoder, it)),
+        backoff: fields.get("backoff").and_then(|it| decoder.duration_in(it, service::BACKOFF)),
+    };
+    Some((decoder.place(node.at), retry))
+}
+
 fn backends(decoder: &mut Decoder<'_>, fields: Fields<'_>, namespace: &str) -> Arc<[Backend]> {
     let Some(node) = fields.get("backendRefs") else { return Arc::default() };
     let items = decoder.items(node, BACKENDS_MAX).unwrap_or_default();
@@ -255,6 +293,6 @@ fn backend(decoder: &mut Decoder<'_>, node: &Node, namespace: &str) -> Option<Ba
         Some(node) => decoder.number(node, 0..=WEIGHT_MAX),
     };
     let port = fields.get("port").and_then(|it| decoder.port(it));
-    let service = service(decoder, fields, namespace);
+    let service = service_name(decoder, fields, namespace);
     Some(Backend { service: service?, port: port?, weight: weight? })
 }

@@ -1,5 +1,7 @@
 //! `WorkloadPolicy`: what guards the workload behind a sidecar.
 
+mod guards;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
@@ -7,11 +9,12 @@ use super::{
         decode::{Decoder, Shape},
         report::{Place, quoted},
         units,
+        words::MTLS_MODES,
         yaml::{Entry, Node},
     },
     service::core_group,
 };
-use crate::policy::{Mtls, WorkloadPolicy};
+use crate::policy::WorkloadPolicy;
 
 /// Accounts one document may be for; the Gateway API's limit of targets.
 const TARGETS_MAX: usize = 16;
@@ -21,9 +24,9 @@ const PORTS_MAX: usize = 256;
 
 const SPEC: Shape = Shape {
     name: "spec",
-    known: &["targetRefs", "mtls", "opaquePorts", "timeouts"],
+    known: &["targetRefs", "mtls", "opaquePorts", "timeouts", "rateLimits", "concurrency"],
     required: &[],
-    later: &["concurrency", "rateLimits"],
+    later: &[],
 };
 
 const TARGET: Shape = Shape {
@@ -37,8 +40,6 @@ const MTLS: Shape = Shape { name: "mtls", known: &["mode", "ports"], required: &
 
 const TIMEOUTS: Shape =
     Shape { name: "timeouts", known: &["request", "idle"], required: &[], later: &[] };
-
-const MODES: [(&str, Mtls); 2] = [("permissive", Mtls::Permissive), ("strict", Mtls::Strict)];
 
 /// What guards the workloads of some service accounts.
 #[derive(Debug)]
@@ -64,6 +65,12 @@ pub(super) fn decode(decoder: &mut Decoder<'_>, spec: &Node) -> Option<WorkloadD
             *value = fields.get(key).and_then(|it| decoder.duration(it)).unwrap_or(*value);
         }
     }
+    if let Some(node) = fields.get("rateLimits") {
+        policy.rate_limits = guards::rate_limits(decoder, node);
+    }
+    if let Some(node) = fields.get("concurrency") {
+        policy.concurrency = guards::concurrency(decoder, node).unwrap_or_default();
+    }
     let accounts = match fields.get("targetRefs") {
         None => None,
         Some(node) => {
@@ -88,12 +95,12 @@ fn target(decoder: &mut Decoder<'_>, node: &Node) -> Option<(Place, String)> {
 fn mtls(decoder: &mut Decoder<'_>, node: &Node, policy: &mut WorkloadPolicy) {
     let Some(fields) = decoder.fields(node, &MTLS) else { return };
     if let Some(node) = fields.get("mode") {
-        policy.mtls = decoder.choice(node, &MODES).unwrap_or_default();
+        policy.mtls = decoder.choice(node, &MTLS_MODES).unwrap_or_default();
     }
     let Some(ports) = fields.get("ports") else { return };
     let mut by_port = BTreeMap::new();
     for Entry { at, key, value } in decoder.entries(ports, "ports").unwrap_or_default() {
-        let mode = decoder.choice(value, &MODES);
+        let mode = decoder.choice(value, &MTLS_MODES);
         match key.parse::<u16>() {
             Ok(port) if port != 0 => by_port.extend(mode.map(|mode| (port, mode))),
             _ => {

@@ -81,6 +81,12 @@ pub struct Flags {
     #[arg(long, env = "REMORA_NAMESPACE", value_name = "NAME", hide_env_values = true)]
     pub(super) namespace: Option<String>,
 
+    /// Zone of the workload, as its node's label topology.kubernetes.io/zone has it. Endpoints
+    /// of the same zone are preferred, where documents say theirs. No default: a wrong zone
+    /// would be worse than none.
+    #[arg(long, env = "REMORA_ZONE", value_name = "NAME", hide_env_values = true)]
+    pub(super) zone: Option<String>,
+
     /// DNS servers, addresses with or without a port (53), separated by commas. Default:
     /// those of /etc/resolv.conf, which is what the application asks too.
     #[arg(

@@ -109,6 +109,11 @@ impl Settings {
                 let result = namespace(it);
                 wrong.take("namespace", result)
             }),
+            // Kubernetes gives an empty one to a pod whose node has no such label.
+            zone: flags.zone.as_deref().filter(|it| !it.is_empty()).and_then(|it| {
+                let result = zone(it);
+                wrong.take("zone", result)
+            }),
             dns: wrong.list("dns", &flags.dns, dns_server),
             grace: grace.unwrap_or_default(),
             lame_duck: lame_duck.unwrap_or_default(),
@@ -266,6 +271,12 @@ fn namespace(text: &str) -> Result<String, Complaint> {
     let is_label = units::is_label(text);
     let message = || format!("{} is not a namespace", quoted(text));
     is_label.then(|| text.to_owned()).ok_or_else(|| Complaint::new(message(), hint))
+}
+
+fn zone(text: &str) -> Result<String, Complaint> {
+    let hint = "write the label `topology.kubernetes.io/zone` of the node, such as `eu-1a`";
+    let message = || format!("{} is not a zone", quoted(text));
+    units::is_zone(text).then(|| text.to_owned()).ok_or_else(|| Complaint::new(message(), hint))
 }
 
 fn address(text: &str) -> Result<SocketAddr, Complaint> {

@@ -70,6 +70,14 @@ fn listeners_may_ask_for_any_port_and_be_off() {
 }
 
 #[test]
+fn a_zone_that_nobody_knows_is_none() {
+    let zone = |flags: &[&str]| good(flags).zone;
+    assert_eq!(zone(&["--identity=none", "--zone=eu-1a"]).as_deref(), Some("eu-1a"));
+    assert_eq!(zone(&["--identity=none", "--zone="]), None);
+    assert_eq!(zone(&["--identity=none"]), None);
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_at_once() {
     check(
         &[
@@ -84,6 +92,7 @@ fn everything_that_is_wrong_is_said_at_once() {
             "--log=infoo",
             "--log-format=jsn",
             "--namespace=Shop",
+            "--zone=eu 1a",
             "--policy=",
         ],
         &expect![[r#"
@@ -99,6 +108,8 @@ fn everything_that_is_wrong_is_said_at_once() {
             hint: give it a value, or do not set it
             `--namespace` (REMORA_NAMESPACE): `Shop` is not a namespace
             hint: use lower-case letters, digits and `-`, at most 63 of them
+            `--zone` (REMORA_ZONE): `eu 1a` is not a zone
+            hint: write the label `topology.kubernetes.io/zone` of the node, such as `eu-1a`
             `--dns` (REMORA_DNS): `ten` is not the address of a DNS server
             hint: write `10.96.0.10` or `127.0.0.1:5353`
             `--threads` (REMORA_THREADS): `65` is not in the range
