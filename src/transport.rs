@@ -10,6 +10,7 @@ pub mod h2;
 pub mod inherit;
 pub mod listen;
 pub mod pool;
+pub mod replay;
 mod splice;
 pub mod stream;
 pub mod tcp;

@@ -5,6 +5,10 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,7 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{h1, h2};
+use super::{h1, h2, replay};
 
 /// A message's body.
 #[derive(Debug, Default)]
@@ -30,6 +34,8 @@ pub enum Body {
     Upstream(Incoming),
     /// A client's bytes that wait until the upstream asks for them.
     Held(Box<h1::Held>),
+    /// A client's bytes that may be sent again.
+    Replayed(replay::View),
     /// An answer over HTTP/1.
     H1(h1::Answer),
     /// An answer over HTTP/2.
@@ -48,6 +54,9 @@ pub enum Error {
     /// The upstream did, over HTTP/2.
     #[error("the upstream reset the stream")]
     H2(#[source] ::h2::Error),
+    /// Another try sends it now.
+    #[error("the body is being sent again elsewhere")]
+    Replaced,
     /// Nothing came for longer than the policy allows.
     #[error("the body was idle for too long")]
     Idle,
@@ -58,6 +67,18 @@ pub enum Error {
 pub struct Upload {
     incoming: Incoming,
     patience: Patience,
+    read: Arc<AtomicU64>,
+}
+
+/// How many bytes of an upload have been read so far; of a request without a body, none.
+#[derive(Clone, Debug, Default)]
+pub struct Count(Option<Arc<AtomicU64>>);
+
+impl Count {
+    /// The bytes.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |it| it.load(Ordering::Relaxed))
+    }
 }
 
 impl Body {
@@ -66,7 +87,21 @@ impl Body {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
-        Self::Client(Upload { incoming, patience: Patience::new(idle) })
+        Self::Client(Upload { incoming, patience: Patience::new(idle), read: Arc::default() })
+    }
+
+    /// How many bytes of it will have been read, where a client sends them.
+    pub fn count(&self) -> Count {
+        match self {
+            Self::Client(upload) => Count(Some(Arc::clone(&upload.read))),
+            Self::Empty
+            | Self::Full(_)
+            | Self::Upstream(_)
+            | Self::Held(_)
+            | Self::H1(_)
+            | Self::H2(_)
+            | Self::Replayed(_) => Count::default(),
+        }
     }
 
     /// The body of an answer whose connection is driven elsewhere.
@@ -85,6 +120,11 @@ impl http_body::Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            this.read.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
         let polled = polled.map(|it| it.map(|it| it.map_err(Error::Client)));
         this.patience.with(cx, polled, || Some(Err(Error::Idle)))
     }
@@ -139,6 +179,7 @@ impl http_body::Body for Body {
                 Pin::new(incoming).poll_frame(cx).map(|it| it.map(|it| it.map_err(Error::H1)))
             }
             Self::Held(held) => Pin::new(held).poll_frame(cx),
+            Self::Replayed(view) => Pin::new(view).poll_frame(cx),
             Self::H1(answer) => Pin::new(answer).poll_frame(cx),
             Self::H2(answer) => Pin::new(answer).poll_frame(cx),
         }
@@ -151,6 +192,7 @@ impl http_body::Body for Body {
             Self::Client(upload) => upload.incoming.is_end_stream(),
             Self::Upstream(incoming) => incoming.is_end_stream(),
             Self::Held(held) => held.is_end_stream(),
+            Self::Replayed(view) => view.is_end_stream(),
             Self::H1(answer) => answer.is_end_stream(),
             Self::H2(answer) => answer.is_end_stream(),
         }
@@ -163,6 +205,7 @@ impl http_body::Body for Body {
             Self::Client(upload) => upload.incoming.size_hint(),
             Self::Upstream(incoming) => incoming.size_hint(),
             Self::Held(held) => held.size_hint(),
+            Self::Replayed(view) => view.size_hint(),
             Self::H1(answer) => answer.size_hint(),
             Self::H2(answer) => answer.size_hint(),
         }

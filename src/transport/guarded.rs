@@ -82,11 +82,6 @@ impl Guarded {
         Self { stream, guard: Guard::default(), flags, spoilt: None }
     }
 
-    /// The stream below.
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
     /// The stream below, no longer watched.
     pub fn into_inner(self) -> Stream {
         self.stream

@@ -66,6 +66,8 @@ pub struct SendError {
     pub unprocessed: bool,
     /// The request, when none of it was sent.
     pub unsent: Option<Box<Request<Body>>>,
+    /// Whether it was given up because the client's upload stood still for too long.
+    pub stalled: bool,
 }
 
 impl H2 {
@@ -127,14 +129,14 @@ impl H2 {
         if let Err(source) = poll_fn(|cx| send.poll_ready(cx)).await {
             self.state.closed.store(true, Ordering::Relaxed);
             let unsent = Some(Box::new(head.map(|()| body)));
-            return Err(SendError { source, unprocessed: true, unsent });
+            return Err(SendError { source, unprocessed: true, unsent, stalled: false });
         }
         let ended = body.is_end_stream();
         let (answer, stream) = match send.send_request(head, ended) {
             Ok(sent) => sent,
             Err(source) => {
                 let unprocessed = !source.is_reset();
-                return Err(SendError { source, unprocessed, unsent: None });
+                return Err(SendError { source, unprocessed, unsent: None, stalled: false });
             }
         };
         drop(send);
@@ -143,7 +145,8 @@ impl H2 {
             if source.is_go_away() || source.is_io() {
                 self.state.closed.store(true, Ordering::Relaxed);
             }
-            SendError { unprocessed: is_unprocessed(&source), source, unsent: None }
+            let stalled = upload.as_ref().is_some_and(Uploading::has_stalled);
+            SendError { unprocessed: is_unprocessed(&source), source, unsent: None, stalled }
         })?;
         let (head, stream) = response.into_parts();
         if stream.is_end_stream() && upload.is_none() {
@@ -257,11 +260,21 @@ impl Answer {
 
 /// A task that sends a body; dropping this ends it.
 #[derive(Debug)]
-struct Uploading(AbortHandle);
+struct Uploading {
+    task: AbortHandle,
+    stalled: Arc<AtomicBool>,
+}
+
+impl Uploading {
+    /// Whether it ended because nothing came for too long.
+    fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+}
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -271,18 +284,22 @@ struct Upload {
     stream: SendStream<Bytes>,
     /// Data that waits for room.
     held: Bytes,
+    /// Where it says that nothing came for too long, once it has a task.
+    stalled: Option<Arc<AtomicBool>>,
 }
 
 impl Upload {
     /// Sends what can be sent at once, and leaves the rest to a task.
     async fn start(body: Body, stream: SendStream<Bytes>) -> Option<Uploading> {
-        let mut upload = Self { body, stream, held: Bytes::new() };
+        let mut upload = Self { body, stream, held: Bytes::new(), stalled: None };
         let done = poll_fn(|cx| Poll::Ready(upload.poll(cx).is_ready())).await;
         if done {
             return None;
         }
+        let stalled = Arc::default();
+        upload.stalled = Some(Arc::clone(&stalled));
         let task = drain::spawn("h2 upload", async move { poll_fn(|cx| upload.poll(cx)).await });
-        Some(Uploading(task.abort_handle()))
+        Some(Uploading { task: task.abort_handle(), stalled })
     }
 
     /// Ready when there is no more to send, for whatever reason: a reset is seen by the
@@ -313,7 +330,10 @@ impl Upload {
                         return Poll::Ready(());
                     }
                 },
-                Some(Err(_)) => {
+                Some(Err(error)) => {
+                    if let (Error::Idle, Some(stalled)) = (error, &self.stalled) {
+                        stalled.store(true, Ordering::Relaxed);
+                    }
                     self.stream.send_reset(Reason::CANCEL);
                     return Poll::Ready(());
                 }

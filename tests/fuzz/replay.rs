@@ -34,6 +34,16 @@ fn framing_holds() {
     replay("framing", targets::framing);
 }
 
+#[test]
+fn timeouts_hold() {
+    replay("timeout", targets::timeout);
+}
+
+#[test]
+fn traceparents_hold() {
+    replay("traceparent", targets::traceparent);
+}
+
 /// Runs the corpus as it is, then with pieces of it cut out, doubled and overwritten.
 fn replay(name: &str, target: Target) {
     let seeds = corpus(name);

@@ -1,7 +1,14 @@
 //! Targets: what must hold for every input that reaches a parser from the network or from
 //! a file. Each takes bytes, and panics when a promise is broken.
 
-use remora::{config, transport::detect, transport::framing::Guard};
+use std::time::Duration;
+
+use remora::{
+    config,
+    policy::deadline,
+    proxy::traces::TraceId,
+    transport::{detect, framing::Guard},
+};
 use remora_certs::spiffe_id;
 
 /// A SPIFFE id that parses is spelt as it was, and has the parts of a URI.
@@ -15,7 +22,8 @@ pub(crate) fn spiffe_id(bytes: &[u8]) {
 /// A policy file is understood or refused with reasons; it never panics, and it is
 /// understood the same way again.
 pub(crate) fn config(bytes: &[u8]) {
-    let context = config::Context { namespace: "shop".to_owned(), service_account: None };
+    let context =
+        config::Context { namespace: "shop".to_owned(), service_account: None, zone: None };
     let outcome = || match config::load_bytes(bytes, &context) {
         Ok(loaded) => Ok(loaded.documents),
         Err(errors) => {
@@ -44,4 +52,28 @@ pub(crate) fn framing(bytes: &[u8]) {
         let parts = bytes.chunks(size).try_for_each(|it| guard.feed(it)).map_err(|it| it.in_head);
         assert_eq!(whole, parts, "in parts of {size}");
     }
+}
+
+/// A time that is read is one that can be said, and saying it again never makes it longer.
+pub(crate) fn timeout(bytes: &[u8]) {
+    if let Some(time) = deadline::from_grpc(bytes) {
+        assert!(bytes.len() <= 9, "more than eight digits and a unit");
+        let again = deadline::from_grpc(deadline::to_grpc(time).as_bytes());
+        assert!(again.is_some_and(|it| it <= time), "{time:?} became {again:?}");
+    }
+    if let Some(time) = deadline::from_millis(bytes) {
+        assert!(time <= deadline::LONGEST);
+        let again = Duration::from_millis(deadline::to_millis(time).into());
+        assert!(again <= time, "{time:?} became {again:?}");
+    }
+}
+
+/// A traceparent that is read has the form of one, and its trace is all that matters of it.
+pub(crate) fn traceparent(bytes: &[u8]) {
+    let Some(id) = TraceId::of(bytes) else { return };
+    let text = String::from_utf8_lossy(&bytes[..55]);
+    let parts: Vec<&str> = text.split('-').collect();
+    assert_eq!(parts.iter().map(|it| it.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{text}");
+    let other = format!("00-{}-00000000000000ff-00", parts[1]);
+    assert_eq!(TraceId::of(other.as_bytes()), Some(id));
 }
