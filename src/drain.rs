@@ -1,4 +1,4 @@
-//! Drain: every task is named and counted, and a shutdown waits for the work in hand.
+//! Drain: every task is named, and a shutdown waits for the work in hand.
 //!
 //! A process says first that it is going to leave ([`Drain::announce`]), so that no new
 //! callers are sent here, and begins to drain later ([`Drain::begin`]). From then on listeners answer
@@ -10,9 +10,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Context,
+    time::Duration,
 };
 
 use tokio::{
@@ -20,12 +21,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Tasks that are running, of all names.
-static TASKS: AtomicUsize = AtomicUsize::new(0);
+/// The bits of [`State::work`] that count what is in flight.
+const IN_FLIGHT: u64 = u32::MAX as u64;
 
-/// Spawns `future` on the current runtime, counted until it ends.
+/// What one more piece of work adds to it.
+const ONE_MORE: u64 = (1 << 32) + 1;
+
+/// Spawns `future` on the current runtime.
 ///
-/// `name` says what the task is for in a debugger and in panics.
+/// `name` says what the task is for, where it is started. What a shutdown has to wait for
+/// holds an [`InFlight`].
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -33,30 +38,7 @@ where
 {
     let _ = name;
     #[expect(clippy::disallowed_methods, reason = "the one place")]
-    tokio::spawn(async move {
-        let _counted = Counted::new(&TASKS);
-        future.await
-    })
-}
-
-/// How many tasks are running.
-pub fn tasks() -> usize {
-    TASKS.load(Ordering::Relaxed)
-}
-
-struct Counted(&'static AtomicUsize);
-
-impl Counted {
-    fn new(count: &'static AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    tokio::spawn(future)
 }
 
 /// The state of the shutdown, shared by everything that must know.
@@ -72,7 +54,8 @@ struct State {
     /// What `begun` holds, to be read without its lock.
     draining: AtomicBool,
     begun: watch::Sender<bool>,
-    in_flight: AtomicUsize,
+    /// Pieces of work: those in flight in the lower half, all there were in the upper one.
+    work: AtomicU64,
     /// Told when the last piece of work has gone.
     idle: Notify,
 }
@@ -116,7 +99,7 @@ impl Drain {
                 parting: AtomicBool::new(false),
                 draining: AtomicBool::new(false),
                 begun: watch::Sender::new(false),
-                in_flight: AtomicUsize::new(0),
+                work: AtomicU64::new(0),
                 idle: Notify::new(),
             }),
         }
@@ -178,7 +161,8 @@ impl Drain {
 
     /// Registers one piece of work.
     pub fn in_flight(&self) -> InFlight {
-        self.state.in_flight.fetch_add(1, Ordering::AcqRel);
+        // It wraps: only whether it has changed is ever asked.
+        self.state.work.fetch_add(ONE_MORE, Ordering::AcqRel);
         InFlight { state: Arc::clone(&self.state) }
     }
 
@@ -199,15 +183,34 @@ impl Drain {
         }
     }
 
+    /// Resolves when no work has been in flight, nor begun, for as long as `settle`.
+    ///
+    /// Work that has just ended may not have told its client yet, and a client that has not
+    /// been told to leave yet may have more of it on its way.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: nothing is lost.
+    pub async fn settled(&self, settle: Duration) {
+        loop {
+            self.idle().await;
+            let before = self.state.work.load(Ordering::Acquire);
+            tokio::time::sleep(settle).await;
+            if before & IN_FLIGHT == 0 && self.state.work.load(Ordering::Acquire) == before {
+                return;
+            }
+        }
+    }
+
     /// How many pieces of work are in flight.
-    pub fn count(&self) -> usize {
-        self.state.in_flight.load(Ordering::Acquire)
+    pub fn count(&self) -> u64 {
+        self.state.work.load(Ordering::Acquire) & IN_FLIGHT
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.state.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.state.work.fetch_sub(1, Ordering::AcqRel) & IN_FLIGHT == 1 {
             self.state.idle.notify_waiters();
         }
     }
@@ -215,9 +218,8 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::clock;
 
     #[tokio::test]
     async fn idle_waits_for_the_last_piece_of_work() {
@@ -228,6 +230,26 @@ mod tests {
         assert!(waiting.await.is_err());
         drop(second);
         drain.idle().await;
+    }
+
+    #[tokio::test]
+    async fn what_ends_and_begins_again_is_not_settled() {
+        const SETTLE: Duration = Duration::from_millis(50);
+        let drain = Drain::new();
+        let working = async {
+            let mut now_and_then = tokio::time::interval(SETTLE / 5);
+            for _ in 0..10 {
+                now_and_then.tick().await;
+                drop(drain.in_flight());
+            }
+            clock::now()
+        };
+        let settled = async {
+            drain.settled(SETTLE).await;
+            clock::now()
+        };
+        let (ended, settled) = tokio::join!(working, settled);
+        assert!(SETTLE <= settled - ended, "{:?}", settled.checked_duration_since(ended));
     }
 
     #[tokio::test]

@@ -6,11 +6,11 @@
 //! | 2 detect and authenticate | [`accept`], [`crate::transport::detect`], [`crate::transport::tls`] |
 //! | 3 begin | [`begin`], [`headers`] |
 //! | 4 route | [`route`], [`crate::policy::route`] |
-//! | 5 admit | [`admit`] |
-//! | 6 pick | [`service`], [`crate::resilience::balancer`] |
+//! | 5 admit | [`admit`], [`guard`] |
+//! | 6 pick | [`core`], [`crate::resilience::service`] |
 //! | 7 connect | [`upstream`], [`crate::transport::pool`] |
 //! | 8 forward | [`forward`], [`upgrade`]; bytes of no protocol of ours: [`opaque`] |
-//! | 9 judge | [`retry`], [`deadline`], [`crate::policy::retry`] |
+//! | 9 judge | [`judge`], [`retry`], [`deadline`], [`crate::policy::retry`] |
 //! | 10 finish | [`record`], [`reply`], [`failure`] |
 //!
 //! Inbound (the application is behind us) and outbound (it is in front of us) run the same
@@ -21,18 +21,27 @@ pub mod accept;
 pub mod admit;
 pub mod begin;
 pub mod context;
+pub mod core;
 pub mod deadline;
+pub mod dials;
 pub mod failure;
 pub mod forward;
+pub mod guard;
 pub mod handle;
+pub mod hash;
 pub mod headers;
 mod idle;
+pub mod judge;
+pub mod manners;
 pub mod opaque;
+pub mod plan;
 pub mod record;
 pub mod reply;
 pub mod retry;
 pub mod route;
 pub mod serve;
 pub mod service;
+pub mod spare;
+pub mod traces;
 pub mod upgrade;
 pub mod upstream;

@@ -22,6 +22,7 @@ use crate::{
     proxy::{
         accept::Entry,
         context::{Draw, Greeters, Shared, Worker},
+        guard::Guards,
         route::Routes,
     },
     telemetry::{
@@ -53,6 +54,7 @@ impl Parts {
         let context = config::Context {
             namespace: namespace.into(),
             service_account: id.as_ref().and_then(|it| it.service_account()).map(Into::into),
+            zone: settings.zone.clone(),
         };
         let (policies, refused) = Policies::load(settings.policy.as_deref(), context);
         let draw = Draw::new(seed());
@@ -87,9 +89,12 @@ impl Parts {
             access_log: access_log.map_err(Error::AccessLog)?,
             drain: Drain::new(),
             listeners: sockets.all().map(|it| it.actual).collect(),
+            seed: draw.long(),
             draw,
             captured: settings.mode == Mode::Capture,
             services: parking_lot::Mutex::default(),
+            guards: Guards::default(),
+            traces: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared), health, driver, rotated })
     }

@@ -15,7 +15,7 @@ use crate::drain::Drain;
 /// How long before the grace ends the process leaves by itself: being killed loses the logs.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long nothing must be in flight: a caller's next request may be on its way.
+/// How long nothing must be in flight nor begin: a caller's next request may be on its way.
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// Waits for a signal, and for what follows from it.
@@ -36,15 +36,7 @@ impl Shutdown {
         tokio::time::sleep(self.lame_duck).await;
         self.drain.begin();
         let left = self.grace.saturating_sub(self.lame_duck).saturating_sub(MARGIN);
-        let quiet = async {
-            loop {
-                self.drain.idle().await;
-                tokio::time::sleep(SETTLE).await;
-                if self.drain.count() == 0 {
-                    return;
-                }
-            }
-        };
+        let quiet = self.drain.settled(SETTLE);
         let drained = tokio::time::timeout(left.max(SETTLE * 2), quiet).await.is_ok();
         tracing::info!(drained, in_flight = self.drain.count(), "leaving");
     }

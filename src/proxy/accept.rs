@@ -141,7 +141,7 @@ impl Arrival {
         }
         let stream = Stream::Plain(Wire::new(tcp, seen));
         match protocol {
-            Protocol::Http1 if !opaque_port => self.http1(stream, None).await,
+            Protocol::Http1 if !opaque_port => self.http1(stream, None, None).await,
             Protocol::Http2 if !opaque_port => self.http2(stream, None, rotated).await,
             Protocol::Http1 | Protocol::Http2 | Protocol::Tls | Protocol::Opaque => {
                 self.opaque(stream, None).await;
@@ -168,18 +168,23 @@ impl Arrival {
                 let peer: Arc<str> = secured.peer.as_str().into();
                 match secured.alpn {
                     Alpn::H2 => self.http2(secured.stream, Some(peer), rotated).await,
-                    Alpn::Http1 => self.http1(secured.stream, Some(peer)).await,
+                    Alpn::Http1 => self.http1(secured.stream, Some(peer), Some(rotated)).await,
                     Alpn::Tcp => self.opaque(secured.stream, Some(peer)).await,
                 }
             }
         }
     }
 
-    async fn http1(self, stream: Stream, peer: Option<Arc<str>>) {
+    async fn http1(
+        self,
+        stream: Stream,
+        peer: Option<Arc<str>>,
+        rotated: Option<watch::Receiver<u64>>,
+    ) {
         let Self { worker, .. } = &self;
         let metrics = worker.shared.metrics.clone();
         let _open = metrics.connection(worker.direction, "http1", stream.is_tls());
-        serve::http1(Arc::new(self.client(peer)), stream).await;
+        serve::http1(Arc::new(self.client(peer)), stream, rotated).await;
     }
 
     async fn http2(self, stream: Stream, peer: Option<Arc<str>>, rotated: watch::Receiver<u64>) {

@@ -7,9 +7,12 @@
 //!   <https://www.rfc-editor.org/rfc/rfc9112#section-3.2>
 //! - RFC 9110, section 9.2.2: idempotent methods; section 9.3.6: CONNECT.
 
-use std::time::Instant;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
-use http::{HeaderValue, Method, Request, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 
 use super::{
     context::{Facts, Manner},
@@ -17,6 +20,7 @@ use super::{
     headers::{self, Seen},
     upgrade,
 };
+use crate::policy::deadline;
 
 /// A request that may be handled: its head is fit to be sent on.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub struct Begun {
     pub facts: Facts,
     /// The name it is for; empty where an HTTP/1.0 client gave none.
     pub authority: Authority,
+    /// How long its caller waits, as it says.
+    pub said: Option<Duration>,
 }
 
 /// The name a request is for.
@@ -61,7 +67,7 @@ pub fn begin<B>(
     request: &mut Request<B>,
     (seen, grpc): (Seen, bool),
     (mesh, random): (bool, [u64; 3]),
-    now: Instant,
+    (client, now): (IpAddr, Instant),
 ) -> Result<Begun, Failure> {
     let version = request.version();
     if *request.method() == Method::CONNECT {
@@ -70,8 +76,14 @@ pub fn begin<B>(
     let authority = authority(request, seen)?;
     let manner = manner(request, seen);
     let believed = mesh && seen.ours;
-    let said = believed.then(|| request.headers().get(&headers::HTTP).cloned()).flatten();
+    let ours = |it: HeaderName| if believed { request.headers().get(it) } else { None };
+    let spoken = ours(headers::HTTP).map_or(version, |it| said_version(it, version));
+    let retried = ours(headers::ATTEMPT).is_some_and(is_retry);
+    let left = ours(headers::DEADLINE).and_then(|it| deadline::from_millis(it.as_bytes()));
     let fields = request.headers_mut();
+    let timeout = if grpc && seen.grpc_timeout { fields.get(&headers::GRPC_TIMEOUT) } else { None };
+    let timeout = timeout.and_then(|it| deadline::from_grpc(it.as_bytes()));
+    let timeout = timeout.map(|it| it.min(deadline::LONGEST));
     let protocol = seen.upgrade.then(|| fields.get(header::UPGRADE).cloned()).flatten();
     headers::strip_hop_by_hop(fields, seen);
     if let (Manner::Upgrade, Some(protocol)) = (manner, protocol) {
@@ -91,16 +103,26 @@ pub fn begin<B>(
         fields.insert(header::HOST, host);
     }
     let facts = Facts {
-        version: said.map_or(version, |it| said_version(&it, version)),
+        version: spoken,
         manner,
         idempotent: request.method().is_idempotent(),
         grpc,
+        client,
         started: now,
         timeout: None,
-        try_timeout: None,
         idle: None,
+        deadline: None,
+        ends: timeout.map(|it| now + it),
+        late: Failure::RequestTimeout,
+        retried,
+        trace: None,
     };
-    Ok(Begun { facts, authority })
+    Ok(Begun { facts, authority, said: deadline::least(timeout, left) })
+}
+
+/// Whether a mesh peer says that this is not the first try.
+fn is_retry(attempt: &HeaderValue) -> bool {
+    matches!(attempt.as_bytes(), [b'2'..=b'9'] | [b'1'..=b'9', b'0'..=b'9'])
 }
 
 /// The version a mesh peer says the application's client spoke.
@@ -145,12 +167,16 @@ fn manner<B>(request: &Request<B>, seen: Seen) -> Manner {
         return Manner::Plain;
     }
     let fields = request.headers();
-    // RFC 9110, section 7.8: an intermediary must not switch to what it does not know to
-    // be safe; h2c by upgrade is obsolete (RFC 9113, section 3.1) and not offered.
-    let is_h2c = |it: &[u8]| it.trim_ascii().eq_ignore_ascii_case(b"h2c");
-    let offered = || fields.get_all(header::UPGRADE).iter().map(HeaderValue::as_bytes);
-    let h2c = || offered().any(|it| it.split(|it| *it == b',').any(is_h2c));
-    if seen.upgrade && seen.connection && !h2c() {
+    let lists = |name, option: &[u8]| {
+        let mut values = fields.get_all(name).iter().map(HeaderValue::as_bytes);
+        let is_it = |it: &[u8]| it.trim_ascii().eq_ignore_ascii_case(option);
+        values.any(|it| it.split(|it| *it == b',').any(is_it))
+    };
+    // RFC 9110, section 7.8: "A sender of Upgrade MUST also send an \"Upgrade\" connection
+    // option". An intermediary must not switch to what it does not know to be safe; h2c by
+    // upgrade is obsolete (RFC 9113, section 3.1) and not offered.
+    let nominated = seen.upgrade && seen.connection && lists(header::CONNECTION, b"upgrade");
+    if nominated && !lists(header::UPGRADE, b"h2c") {
         return Manner::Upgrade;
     }
     let expects = |it: &HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"100-continue");
@@ -186,8 +212,64 @@ mod tests {
         assert_eq!(begun.facts.manner, Manner::Upgrade);
     }
 
+    #[test]
+    fn an_upgrade_that_connection_does_not_nominate_is_none() {
+        for (nominated, manner) in
+            [("close", Manner::Plain), ("keep-alive, Upgrade", Manner::Upgrade)]
+        {
+            let fields = [("host", "a"), ("connection", nominated), ("upgrade", "websocket")];
+            let (request, begun) = begun("/", Version::HTTP_11, &fields);
+            assert_eq!(begun.facts.manner, manner, "{nominated}");
+            let stays = manner == Manner::Upgrade;
+            assert_eq!(request.headers().contains_key(header::UPGRADE), stays, "{nominated}");
+        }
+    }
+
+    #[test]
+    fn only_a_mesh_peer_is_believed_about_deadlines_and_tries() {
+        let fields = [("host", "a"), ("x-remora-deadline-ms", "250"), ("x-remora-attempt", "2")];
+        let (request, begun) = begun_by(true, false, &fields);
+        assert_eq!((begun.said, begun.facts.retried), (Some(Duration::from_millis(250)), true));
+        assert_eq!(request.headers().len(), 3, "{:?}", request.headers());
+        let (request, begun) = begun_by(false, false, &fields);
+        assert_eq!((begun.said, begun.facts.retried), (None, false));
+        assert_eq!(request.headers().len(), 3, "{:?}", request.headers());
+    }
+
+    #[test]
+    fn a_try_is_a_retry_from_the_second_on() {
+        for (attempt, expected) in
+            [("2", true), ("11", true), ("1", false), ("0", false), ("", false), ("02", false)]
+        {
+            let (_, begun) = begun_by(true, false, &[("host", "a"), ("x-remora-attempt", attempt)]);
+            assert_eq!(begun.facts.retried, expected, "{attempt}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_call_says_when_it_ends() {
+        let fields = [("host", "a"), ("grpc-timeout", "2S"), ("x-remora-deadline-ms", "250")];
+        let (_, begun) = begun_by(true, true, &fields);
+        assert_eq!(begun.said, Some(Duration::from_millis(250)));
+        assert_eq!(begun.facts.ends, Some(begun.facts.started + Duration::from_secs(2)));
+        // To anybody else the field is one of the application's.
+        let (_, begun) = begun_by(false, false, &fields);
+        assert_eq!((begun.said, begun.facts.ends), (None, None));
+    }
+
     fn begun(uri: &str, version: Version, fields: &[(&str, &str)]) -> (Request<()>, Begun) {
-        let request = Request::get(uri).version(version);
+        read(Request::get(uri).version(version), (false, false), fields)
+    }
+
+    fn begun_by(mesh: bool, grpc: bool, fields: &[(&str, &str)]) -> (Request<()>, Begun) {
+        read(Request::get("/"), (mesh, grpc), fields)
+    }
+
+    fn read(
+        request: http::request::Builder,
+        (mesh, grpc): (bool, bool),
+        fields: &[(&str, &str)],
+    ) -> (Request<()>, Begun) {
         let mut request = fields
             .iter()
             .fold(request, |it, (name, value)| it.header(*name, *value))
@@ -195,7 +277,8 @@ mod tests {
             .unwrap();
         let seen = Seen::of(request.headers());
         let now = crate::clock::now();
-        let begun = begin(&mut request, (seen, false), (false, [1, 2, 3]), now).unwrap();
+        let at = ([127, 0, 0, 1].into(), now);
+        let begun = begin(&mut request, (seen, grpc), (mesh, [1, 2, 3]), at).unwrap();
         (request, begun)
     }
 }

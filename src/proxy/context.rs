@@ -15,9 +15,13 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::{
+    core::Permit,
     failure::Failure,
+    guard::Guards,
+    plan::Plan,
     route::Routes,
-    service::{Permit, Service, ServiceKey},
+    service::{Service, ServiceKey},
+    traces::{TraceId, Traces},
 };
 use crate::{
     config::Policies,
@@ -52,10 +56,16 @@ pub struct Shared {
     pub listeners: Vec<SocketAddr>,
     /// Chance, to seed that of others.
     pub draw: Draw,
+    /// Sets this process apart from others that call the same services.
+    pub seed: u64,
     /// Whether connections were redirected here by packet rules.
     pub captured: bool,
     /// The services that are in use, whoever uses them.
     pub services: Mutex<HashMap<ServiceKey, Weak<Service>>>,
+    /// What guards the workload.
+    pub guards: Guards,
+    /// What the application is at work on.
+    pub traces: Arc<Traces>,
 }
 
 impl Shared {
@@ -181,14 +191,24 @@ pub struct Facts {
     pub idempotent: bool,
     /// Whether it is a gRPC call.
     pub grpc: bool,
+    /// Where its client is.
+    pub client: IpAddr,
     /// When its head had been read.
     pub started: Instant,
     /// How long it may take until the head of its answer.
     pub timeout: Option<Duration>,
-    /// How long one try may take until then.
-    pub try_timeout: Option<Duration>,
     /// How long its bodies may be idle.
     pub idle: Option<Duration>,
+    /// Until when the head of its answer is waited for, as whoever works for it is told.
+    pub deadline: Option<Instant>,
+    /// Until when a gRPC caller waits for all of its answer.
+    pub ends: Option<Instant>,
+    /// What it has failed of when its time is over: ours, or its caller's.
+    pub late: Failure,
+    /// Whether it is a retry, or made for one: then it is not tried again here.
+    pub retried: bool,
+    /// The trace of the inbound request it is made for, where one is open.
+    pub trace: Option<TraceId>,
 }
 
 /// Whether an exchange needs a connection of its own.
@@ -210,6 +230,8 @@ pub struct Call {
     pub request: Request<Body>,
     /// What it is.
     pub facts: Facts,
+    /// How it is treated.
+    pub plan: Arc<Plan>,
 }
 
 /// The answer to a call.

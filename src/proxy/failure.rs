@@ -5,6 +5,8 @@
 
 use http::StatusCode;
 
+use crate::resilience::service::Refused;
+
 /// Every way a request can fail here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
@@ -32,7 +34,9 @@ pub enum Failure {
     RequestTimeout,
     /// No answer within one try's time.
     TryTimeout,
-    /// A body on which nothing moved for too long.
+    /// An upload on which nothing moved for too long.
+    UploadIdle,
+    /// An answer's body on which nothing moved for too long.
     IdleTimeout,
     /// The caller's deadline had passed.
     DeadlineExpired,
@@ -94,7 +98,7 @@ const UNAVAILABLE: u8 = 14;
 
 impl Failure {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::NoRoute,
@@ -107,6 +111,7 @@ impl Failure {
         Self::Protocol,
         Self::RequestTimeout,
         Self::TryTimeout,
+        Self::UploadIdle,
         Self::IdleTimeout,
         Self::DeadlineExpired,
         Self::BreakerOpen,
@@ -139,6 +144,7 @@ impl Failure {
                 ("request_timeout", 504, DEADLINE_EXCEEDED, Upstream, false, true)
             }
             Self::TryTimeout => ("try_timeout", 504, DEADLINE_EXCEEDED, Upstream, true, true),
+            Self::UploadIdle => ("upload_idle", 408, DEADLINE_EXCEEDED, Downstream, false, false),
             Self::IdleTimeout => ("idle_timeout", 504, DEADLINE_EXCEEDED, Upstream, false, true),
             Self::DeadlineExpired => {
                 ("deadline_expired", 504, DEADLINE_EXCEEDED, Downstream, false, false)
@@ -182,6 +188,16 @@ impl Failure {
                 | Self::PoolFull
                 | Self::Draining
         )
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NoEndpoints => Self::NoEndpoints,
+            Refused::BreakerOpen => Self::BreakerOpen,
+            Refused::Full => Self::PoolFull,
+        }
     }
 }
 

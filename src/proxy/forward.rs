@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri};
@@ -17,15 +18,22 @@ use tower::Service;
 
 use super::{
     context::{Call, Facts, Manner, Trail, Underway},
-    failure::Failure,
-    headers,
-    service::Permit,
+    core::{Leave, Permit},
+    deadline,
+    failure::{Failure, Side},
+    hash, headers,
+    judge::{self, Judged},
+    plan::Plan,
     upgrade,
     upstream::{Connection, Upstream},
 };
 use crate::{
     clock,
-    telemetry::metrics::Attempt,
+    policy::{deadline::least, retry::Failed},
+    resilience::{
+        balancer::Outcome,
+        service::{Ask, Kind, Refused},
+    },
     transport::{
         body::{self, Body},
         h1::{self, Held},
@@ -47,6 +55,12 @@ pub struct Try {
     pub call: Box<Call>,
     /// Where the try before failed.
     pub avoid: Option<SocketAddr>,
+    /// Which try of its request it is.
+    pub kind: Kind,
+    /// Leave for it, where it needs one.
+    pub leave: Option<Leave>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
 }
 
 /// A try with an answer.
@@ -54,6 +68,8 @@ pub struct Try {
 pub struct Tried {
     /// The response.
     pub response: Response<Body>,
+    /// What it says about another try; `None` where there is no need for one.
+    pub judged: Option<Judged>,
     /// Held until its body has ended.
     pub permit: Option<Permit>,
     /// What it took; the count of tries is the caller's.
@@ -65,10 +81,10 @@ pub struct Tried {
 pub struct Untried {
     /// What failed.
     pub failure: Failure,
-    /// The request, where it is at hand still.
+    /// What that means for another try.
+    pub how: Failed,
+    /// The request, where none of it was sent.
     pub request: Option<Box<Call>>,
-    /// Whether the application can't have seen any of it.
-    pub unseen: bool,
     /// What it took.
     pub trail: Trail,
 }
@@ -79,9 +95,14 @@ impl Forward {
         Self { upstream }
     }
 
-    async fn send(self, mut call: Box<Call>, mut permit: Permit) -> Result<Tried, Untried> {
+    /// Sends a try that begins `now`: a connection that was idle for too long by then is none.
+    async fn send(
+        self,
+        mut call: Box<Call>,
+        mut permit: Permit,
+        now: Instant,
+    ) -> Result<Tried, Untried> {
         let facts = call.facts;
-        let now = facts.started;
         let address = permit.address;
         let mut trail = Trail { upstream: Some(address), ..Trail::default() };
         let (connection, link) = match self.upstream.pooled(address, &facts, now) {
@@ -90,12 +111,14 @@ impl Forward {
             None => match Box::pin(self.upstream.connection(address, &facts, now)).await {
                 Ok(opened) => opened,
                 Err(failure) => {
-                    permit.outcome(Attempt::ConnectFailed);
-                    return Err(Untried { failure, request: Some(call), unseen: true, trail });
+                    permit.outcome(Outcome::ConnectFailed);
+                    let how = unsent(failure);
+                    return Err(Untried { failure, how, request: Some(call), trail });
                 }
             },
         };
         trail.mesh = link.is_mesh();
+        let plan = Arc::clone(&call.plan);
         for_link(&mut call.request, &facts, link);
         let sent = match connection {
             Connection::H1(connection) => {
@@ -104,36 +127,37 @@ impl Forward {
                 }
                 let used = connection.used;
                 let sent = connection.send(call.request, now).await;
-                sent.map_err(|error| of_h1(error, facts, used, trail))
+                sent.map_err(|error| of_h1(error, (facts, plan), used, trail))
             }
             Connection::H2(connection) => {
                 let (parts, body) = call.request.into_parts();
                 let head = Request::from_parts(parts, ());
                 let sent = connection.send(head, body).await;
-                sent.map_err(|error| of_h2(error, facts, trail))
+                sent.map_err(|error| of_h2(error, (facts, plan), trail))
             }
             Connection::Raw(stream) => {
                 let drain = self.upstream.shared.drain.clone();
-                let exchange = upgrade::exchange(stream, call.request, (permit, drain), trail);
+                let how = (trail, facts, plan.timeouts.idle);
+                let exchange = upgrade::exchange(stream, call.request, (permit, drain), how);
                 return Box::pin(exchange).await;
             }
         };
         match sent {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 // RFC 9110, section 15.2.2: only where it was asked for.
-                permit.outcome(Attempt::Failure);
-                let failure = Failure::Protocol;
-                Err(Untried { failure, request: None, unseen: false, trail })
+                permit.outcome(Outcome::Failure);
+                let (failure, how) = (Failure::Protocol, Failed::Reset);
+                Err(Untried { failure, how, request: None, trail })
             }
             Ok(response) => {
-                let failed = response.status().is_server_error();
-                permit.outcome(if failed { Attempt::Failure } else { Attempt::Success });
-                Ok(Tried { response, permit: Some(permit), trail })
+                let (outcome, judged) = judge::response(&response, &facts, trail.mesh);
+                permit.outcome(outcome);
+                Ok(Tried { response, judged, permit: Some(permit), trail })
             }
             Err(untried) => {
-                // A client that leaves in its own upload says nothing about the upstream.
-                let blameless = untried.failure == Failure::BadRequest;
-                permit.outcome(if blameless { Attempt::Cancelled } else { Attempt::Failure });
+                // A client that leaves or stops in its own upload says nothing about the upstream.
+                let blameless = untried.failure.row().side == Side::Downstream;
+                permit.outcome(if blameless { Outcome::Cancelled } else { Outcome::Failure });
                 Err(untried)
             }
         }
@@ -150,18 +174,56 @@ impl Service<Try> for Forward {
     }
 
     fn call(&mut self, attempt: Try) -> Self::Future {
-        let Try { call, avoid } = attempt;
-        let (facts, upstream) = (call.facts, &self.upstream);
-        let Some(mut permit) = upstream.service.pick(facts.started, &upstream.draw, avoid) else {
-            let (failure, trail) = (Failure::NoEndpoints, Trail::default());
-            let untried = Untried { failure, request: Some(call), unseen: true, trail };
-            return Trying { upstream: None, sending: Box::pin(ready(Err(untried))) };
+        let now = match attempt.kind {
+            Kind::First => attempt.call.facts.started,
+            Kind::Again | Kind::Granted => clock::now(),
         };
+        match self.pick(&attempt, now) {
+            Ok(permit) => self.try_at(permit, attempt, now),
+            Err(Refused::Full) if attempt.kind == Kind::First => {
+                Trying { upstream: None, sending: Box::pin(self.clone().in_turn(attempt)) }
+            }
+            Err(refused) => {
+                let refused = Err(attempt.refused(refused));
+                Trying { upstream: None, sending: Box::pin(ready(refused)) }
+            }
+        }
+    }
+}
+
+impl Forward {
+    fn pick(&self, attempt: &Try, now: Instant) -> Result<Permit, Refused> {
+        let Upstream { service, draw, .. } = &*self.upstream;
+        let core = service.refreshed(now);
+        hash::with_key(&attempt.call, &service.policy, |key| core.pick(attempt.ask(now, key), draw))
+    }
+
+    /// Waits for its turn, and sends.
+    async fn in_turn(self, mut attempt: Try) -> Result<Tried, Untried> {
+        let facts = &attempt.call.facts;
+        let end = facts.timeout.map(|it| facts.started + it);
+        let core = &self.upstream.service.core;
+        // Borrowed as if to be changed: a body may be sent to another thread, not shared.
+        let (this, waiting) = (&self, &mut attempt);
+        let picked = core.in_turn(end, move |now| this.pick(waiting, now)).await;
+        match picked {
+            Ok(permit) => self.try_at(permit, attempt, clock::now()).await,
+            Err(refused) => Err(attempt.refused(refused)),
+        }
+    }
+
+    fn try_at(&self, mut permit: Permit, attempt: Try, now: Instant) -> Trying {
+        let Try { call, leave, timeout, .. } = attempt;
+        if let Some(leave) = leave {
+            leave.taken();
+        }
+        let facts = &call.facts;
         let address = Some(permit.address);
         let whole = facts.timeout.map(|it| facts.started + it);
-        let one = facts.try_timeout.map(|it| clock::now() + it);
-        permit.deadline = one.map_or(whole, |one| Some(whole.map_or(one, |it| it.min(one))));
-        let sending = self.clone().send(call, permit);
+        let one = timeout.map(|it| now + it);
+        permit.deadline = least(one, whole);
+        permit.callers = permit.deadline != one && facts.late == Failure::DeadlineExpired;
+        let sending = self.clone().send(call, permit, now);
         let Some(deadline) = one else {
             return Trying { upstream: address, sending: Box::pin(sending) };
         };
@@ -171,9 +233,24 @@ impl Service<Try> for Forward {
                 return sent;
             }
             let trail = Trail { upstream: address, ..Trail::default() };
-            Err(Untried { failure: Failure::TryTimeout, request: None, unseen: false, trail })
+            let (failure, how) = (Failure::TryTimeout, Failed::TryTimeout);
+            Err(Untried { failure, how, request: None, trail })
         };
         Trying { upstream: address, sending: Box::pin(bounded) }
+    }
+}
+
+impl Try {
+    fn ask<'a>(&self, now: Instant, key: Option<&'a [u8]>) -> Ask<'a> {
+        Ask { now, kind: self.kind, route: self.call.plan.id, avoid: self.avoid, key }
+    }
+
+    /// What comes of it when there is nowhere to send it.
+    fn refused(self, refused: Refused) -> Untried {
+        let trail = Trail::default();
+        // What this process refuses itself would be refused again.
+        let how = Failed::Final;
+        Untried { failure: refused.into(), how, request: Some(self.call), trail }
     }
 }
 
@@ -207,6 +284,7 @@ impl std::fmt::Debug for Trying {
 /// Makes of a request what is written on a link. It may be written on another one later.
 fn for_link(request: &mut Request<Body>, facts: &Facts, link: Link) {
     *request.version_mut() = if link.is_h2() { Version::HTTP_2 } else { Version::HTTP_11 };
+    deadline::tell(request.headers_mut(), facts, link.is_mesh());
     if link.is_mesh() && facts.version != Version::HTTP_2 {
         let version = if facts.version == Version::HTTP_10 { "1.0" } else { "1.1" };
         request.headers_mut().insert(headers::HTTP, HeaderValue::from_static(version));
@@ -245,32 +323,47 @@ fn for_link(request: &mut Request<Body>, facts: &Facts, link: Link) {
     *request.uri_mut() = Uri::from_parts(path).unwrap_or_default();
 }
 
-fn of_h1(error: h1::SendError, facts: Facts, used: bool, trail: Trail) -> Untried {
+/// What a failure to connect means for another try.
+fn unsent(failure: Failure) -> Failed {
+    if failure.row().retryable { Failed::Unsent } else { Failed::Final }
+}
+
+fn of_h1(
+    error: h1::SendError,
+    (facts, plan): (Facts, Arc<Plan>),
+    used: bool,
+    trail: Trail,
+) -> Untried {
     let h1::SendError { source, unsent } = error;
     tracing::debug!(error = %source, reused = used, "no answer over http/1");
     let cause = std::error::Error::source(&source).and_then(|it| it.downcast_ref());
-    let failure = match cause {
-        Some(body::Error::Client(_)) => Failure::BadRequest,
-        _ if source.is_parse() => Failure::Protocol,
-        _ => Failure::Reset,
+    let (failure, how) = match cause {
+        Some(body::Error::Client(_)) => (Failure::BadRequest, Failed::Final),
+        Some(body::Error::Idle) => (Failure::UploadIdle, Failed::Final),
+        _ if unsent.is_some() => (Failure::Reset, Failed::Unsent),
+        _ if source.is_parse() => (Failure::Protocol, Failed::Reset),
+        _ if used => (Failure::Reset, Failed::ReusedReset),
+        _ => (Failure::Reset, Failed::Reset),
     };
-    let unseen = unsent.is_some();
-    let request = unsent.map(|request| Box::new(Call { request: *request, facts }));
-    Untried { failure, request, unseen, trail }
+    let request = unsent.map(|request| Box::new(Call { request: *request, facts, plan }));
+    Untried { failure, how, request, trail }
 }
 
-fn of_h2(error: h2::SendError, facts: Facts, trail: Trail) -> Untried {
-    let h2::SendError { source, unprocessed, unsent } = error;
+fn of_h2(error: h2::SendError, (facts, plan): (Facts, Arc<Plan>), trail: Trail) -> Untried {
+    let h2::SendError { source, unprocessed, unsent, stalled } = error;
     tracing::debug!(error = %source, unprocessed, "no answer over http/2");
     let reset = source.is_reset() || source.is_io() || source.is_go_away();
-    let failure = match source.reason() {
+    let (failure, how) = match source.reason() {
+        _ if stalled => (Failure::UploadIdle, Failed::Final),
         // The client's upload broke off, and so we cancelled what was sent of it.
-        Some(::h2::Reason::CANCEL) if !source.is_remote() => Failure::BadRequest,
-        _ if reset => Failure::Reset,
-        _ => Failure::Protocol,
+        Some(::h2::Reason::CANCEL) if !source.is_remote() => (Failure::BadRequest, Failed::Final),
+        _ if unsent.is_some() => (Failure::Reset, Failed::Unsent),
+        _ if unprocessed => (Failure::Reset, Failed::Unprocessed),
+        _ if reset => (Failure::Reset, Failed::Reset),
+        _ => (Failure::Protocol, Failed::Reset),
     };
-    let request = unsent.map(|request| Box::new(Call { request: *request, facts }));
-    Untried { failure, request, unseen: unprocessed, trail }
+    let request = unsent.map(|request| Box::new(Call { request: *request, facts, plan }));
+    Untried { failure, how, request, trail }
 }
 
 #[cfg(test)]
@@ -305,10 +398,15 @@ mod tests {
             manner: Manner::Plain,
             idempotent: true,
             grpc: false,
+            client: [127, 0, 0, 1].into(),
             started: clock::now(),
             timeout: None,
-            try_timeout: None,
             idle: None,
+            deadline: None,
+            ends: None,
+            late: Failure::RequestTimeout,
+            retried: false,
+            trace: None,
         }
     }
 }

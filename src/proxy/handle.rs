@@ -18,8 +18,11 @@ use super::{
     admit,
     begin::{Authority, Begun, begin},
     context::{Answer, Call, Facts, Refusal, Trail, Worker},
+    deadline,
     failure::Failure,
+    guard::Pass,
     headers::{self, Seen},
+    plan::Plan,
     record::{self, Record, Tracked},
     reply,
     route::{Choice, Destination, Parent},
@@ -88,14 +91,26 @@ pub fn prepare(
         record::refused(&client.worker, request, service, failure);
         Box::new(client.refuse(failure, grpc, service))
     };
-    let begun = begin(&mut request, (seen, grpc), (client.peer.is_some(), random), now)
+    let at = (client.address.ip(), now);
+    let trace = deadline::trace_of(client, request.headers(), seen);
+    let mut begun = begin(&mut request, (seen, grpc), (client.peer.is_some(), random), at)
         .map_err(|failure| refuse(&request, failure, NO_SERVICE))?;
     let parent =
         client.parent(&begun.authority).map_err(|failure| refuse(&request, failure, NO_SERVICE))?;
     let choice = admit::admit(client)
         .and_then(|()| parent.choose(request.uri().path(), draw.next()))
         .map_err(|failure| refuse(&request, failure, &parent.label))?;
-    Ok(client.prepared(request, begun, &parent, choice))
+    deadline::bound(&mut begun, client, &choice, trace)
+        .map_err(|failure| refuse(&request, failure, &parent.label))?;
+    let pass = admit::take_on(client, &parent, &request, &begun.facts).map_err(|denied| {
+        let mut response = refuse(&request, denied.failure, &parent.label);
+        denied.tell(response.headers_mut(), grpc);
+        response
+    })?;
+    let mut prepared = client.prepared(request, begun, &parent, choice);
+    prepared.record.pass = pass;
+    prepared.record.trace = deadline::open(client, &prepared.call.facts, trace);
+    Ok(prepared)
 }
 
 /// Steps 6 to 10; there is always a response.
@@ -122,7 +137,7 @@ pub async fn handle(
     };
     match answered {
         Ok(answer) => client.answer(answer, &facts, record),
-        Err(refusal) => client.fail(refusal, facts.grpc, record),
+        Err(refusal) => client.fail(refusal, &facts, record),
     }
 }
 
@@ -162,38 +177,44 @@ impl Client {
         parent: &Parent,
         choice: Choice,
     ) -> Prepared {
-        let call = self.call(request, begun, parent, &choice);
+        let call = self.call(request, begun, parent, &choice.plan);
         let head = &call.request;
         let record = Box::new(Record {
             worker: Arc::clone(&self.worker),
-            metrics: choice.metrics,
+            plan: choice.plan,
             service: Arc::clone(&parent.label),
-            route: choice.route,
             method: head.method().clone(),
             uri: head.uri().clone(),
             version: call.facts.version,
             request_id: head.headers().get(&headers::REQUEST_ID).cloned(),
             peer: self.peer.clone(),
+            grpc: call.facts.grpc,
             open: Open::new(self),
             started: call.facts.started,
             trail: Trail::default(),
             status: None,
             failure: None,
+            bytes_in: head.body().count(),
             bytes_out: 0,
             permit: None,
+            pass: Pass::default(),
+            trace: None,
             in_flight: self.worker.shared.drain.in_flight(),
         });
         Prepared { call, destination: choice.destination, record }
     }
 
     /// The response to a call that came to nothing.
-    fn fail(&self, refusal: Refusal, grpc: bool, mut record: Box<Record>) -> Response<Tracked> {
+    fn fail(&self, refusal: Refusal, facts: &Facts, mut record: Box<Record>) -> Response<Tracked> {
         let Refusal { failure, trail } = refusal;
         let metrics = &self.worker.shared.metrics;
         metrics.local_reply(self.worker.direction, &record.service, failure.label());
         (record.failure, record.trail) = (Some(failure), trail);
         record.status = Some(failure.row().status);
-        reply::failed(failure, grpc).map(|body| Tracked::new(body, None, record))
+        let mut response = reply::failed(failure, facts.grpc);
+        record.pass.failed(failure, response.headers_mut());
+        deadline::answered(&record, facts, response.headers_mut());
+        response.map(|body| Tracked::new(body, None, record))
     }
 
     /// The call that a request becomes.
@@ -202,13 +223,9 @@ impl Client {
         request: Request<Incoming>,
         begun: Begun,
         parent: &Parent,
-        choice: &Choice,
+        plan: &Arc<Plan>,
     ) -> Box<Call> {
-        let Begun { mut facts, authority } = begun;
-        let stream = facts.grpc && !choice.explicit;
-        facts.timeout = (!stream).then_some(choice.timeouts.request);
-        facts.try_timeout = choice.try_timeout;
-        facts.idle = (!stream).then_some(choice.timeouts.idle);
+        let Begun { facts, authority, .. } = begun;
         let (mut head, body) = request.into_parts();
         let name = match authority {
             Authority::Target(name) => Some(name),
@@ -233,7 +250,8 @@ impl Client {
             }
         }
         let body = Body::from_client(body, facts.idle);
-        Box::new(Call { request: Request::from_parts(head, body), facts })
+        let request = Request::from_parts(head, body);
+        Box::new(Call { request, facts, plan: Arc::clone(plan) })
     }
 
     /// The upstream's response as the client gets it.
@@ -251,11 +269,17 @@ impl Client {
             headers::strip_hop_by_hop(fields, seen);
         }
         // What a mesh peer says of itself is passed on; what an application says is not.
-        if seen.ours && !trail.mesh {
+        if seen.ours && trail.mesh {
+            fields.remove(headers::RETRY);
+            let reason = fields.get(&headers::REASON);
+            record.failure = reason.and_then(|it| Failure::from_label(it.as_bytes()));
+        } else if seen.ours {
             headers::strip_ours(fields);
         }
-        let stream = facts.grpc || seen.content_type && is_event_stream(&response);
+        record.pass.answered(fields, facts.started);
         (record.status, record.trail, record.permit) = (Some(status), trail, permit);
+        deadline::answered(&record, facts, fields);
+        let stream = facts.grpc || seen.content_type && is_event_stream(&response);
         let idle = facts.idle.filter(|_| !stream);
         response.map(|body| Tracked::new(body, idle, record))
     }

@@ -24,6 +24,14 @@ pub const HTTP: HeaderName = HeaderName::from_static("x-remora-http");
 pub const PEER: HeaderName = HeaderName::from_static("x-remora-peer");
 /// Which try this is, from the second on: between mesh peers.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("x-remora-attempt");
+/// Milliseconds the caller still waits: between mesh peers.
+pub const DEADLINE: HeaderName = HeaderName::from_static("x-remora-deadline-ms");
+/// `no` where the request must not be sent again: between mesh peers.
+pub const RETRY: HeaderName = HeaderName::from_static("x-remora-retry");
+/// How long a gRPC caller still waits.
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Milliseconds a gRPC caller waits before it sends again; below zero, it does not.
+pub const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// Names one request in every log.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Names one trace and one span of it.
@@ -68,6 +76,8 @@ pub struct Seen {
     pub request_id: bool,
     /// `traceparent`.
     pub traceparent: bool,
+    /// `grpc-timeout`.
+    pub grpc_timeout: bool,
     /// `Content-Type`.
     pub content_type: bool,
 }
@@ -90,6 +100,7 @@ impl Seen {
                 "host" => seen.host = true,
                 "x-request-id" => seen.request_id = true,
                 "traceparent" => seen.traceparent = true,
+                "grpc-timeout" => seen.grpc_timeout = true,
                 "content-type" => seen.content_type = true,
                 name => seen.ours |= name.starts_with(OURS),
             }
@@ -166,6 +177,16 @@ pub fn identify(headers: &mut HeaderMap, seen: Seen, random: [u64; 3]) {
     }
 }
 
+/// Says that a request must not be sent again: to a mesh peer, and where the answer ends with
+/// its head, to a gRPC client as well.
+pub fn forbid_retry(headers: &mut HeaderMap) {
+    headers.insert(RETRY, HeaderValue::from_static("no"));
+    if headers.contains_key("grpc-status") {
+        // gRFC A6: a client that is pushed back for a negative time does not retry.
+        headers.insert(GRPC_PUSHBACK, HeaderValue::from_static("-1"));
+    }
+}
+
 fn hex(value: u64, out: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in out.chunks_exact_mut(2).zip(value.to_be_bytes()) {
@@ -233,6 +254,17 @@ mod tests {
         forwarded(&mut headers, "::ffff:10.0.0.1".parse().unwrap());
         assert_eq!(headers["x-forwarded-for"], "10.0.0.9, 10.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn a_retry_is_forbidden_in_grpc_terms_where_the_answer_ends_with_its_head() {
+        let mut headers = map(&[("content-type", "application/grpc")]);
+        forbid_retry(&mut headers);
+        assert_eq!(headers.get("x-remora-retry").unwrap(), "no");
+        assert!(!headers.contains_key("grpc-retry-pushback-ms"));
+        let mut headers = map(&[("grpc-status", "14")]);
+        forbid_retry(&mut headers);
+        assert_eq!(headers.get("grpc-retry-pushback-ms").unwrap(), "-1");
     }
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

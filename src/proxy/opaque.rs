@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use super::{
-    accept::RESOLUTION, context::Worker, failure::Failure, route::Parent, service::Permit,
-};
+use super::{accept::RESOLUTION, context::Worker, core::Permit, failure::Failure, route::Parent};
 use crate::{
     clock,
-    policy::retry::TRIES_MAX,
-    telemetry::metrics::{Attempt, Flow},
+    resilience::{
+        balancer::Outcome,
+        service::{Ask, Kind, RouteId},
+    },
+    telemetry::metrics::Flow,
     transport::{
         stream::{Stream, Wire},
         tcp::{self, Traffic},
@@ -45,8 +46,18 @@ pub async fn forward(worker: &Worker, parent: &Parent, client: Stream, silent: b
     service.resolved(RESOLUTION).await;
     let mut failed_at = None;
     let mut opened = Err(Failure::NoEndpoints);
-    for _ in 0..TRIES_MAX {
-        let Some(permit) = service.pick(clock::now(), &worker.draw, failed_at) else { break };
+    for kind in [Kind::First, Kind::Again] {
+        let now = clock::now();
+        let ask = Ask { now, kind, route: RouteId::default(), avoid: failed_at, key: None };
+        let permit = match service.refreshed(now).pick(ask, &worker.draw) {
+            Ok(permit) => permit,
+            Err(refused) => {
+                if failed_at.is_none() {
+                    opened = Err(refused.into());
+                }
+                break;
+            }
+        };
         opened = open(&destination.upstream, permit).await.map_err(|(failure, at)| {
             failed_at = Some(at);
             failure
@@ -65,7 +76,7 @@ pub async fn forward(worker: &Worker, parent: &Parent, client: Stream, silent: b
     };
     let client = match client {
         Stream::Plain(client) if silent && speaks_first(&client, &upstream).await => {
-            permit.outcome(Attempt::Cancelled);
+            permit.cancel();
             return Forwarded::ClientFirst(client);
         }
         client @ (Stream::Plain(_) | Stream::Accepted(_) | Stream::Dialled(_)) => client,
@@ -105,11 +116,13 @@ type Opened = Result<(Stream, Permit), (Failure, std::net::SocketAddr)>;
 async fn open(upstream: &Arc<super::upstream::Upstream>, mut permit: Permit) -> Opened {
     match upstream.opaque(permit.address).await {
         Ok((stream, _)) => {
-            permit.outcome(Attempt::Success);
+            permit.outcome(Outcome::Success);
+            // What follows may take days, and is no answer that is late.
+            permit.answered();
             Ok((stream, permit))
         }
         Err(failure) => {
-            permit.outcome(Attempt::ConnectFailed);
+            permit.outcome(Outcome::ConnectFailed);
             Err((failure, permit.address))
         }
     }

@@ -12,24 +12,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{
     context::{Trail, Worker},
+    core::Permit,
     failure::Failure,
+    guard::Pass,
     handle::Open,
     headers::REQUEST_ID,
-    service::Permit,
+    judge,
+    plan::Plan,
+    traces::Guard,
 };
 use crate::{
     clock,
     drain::InFlight,
-    telemetry::{
-        access_log::Entry,
-        metrics::{Attempt, RouteMetrics},
-    },
-    transport::body::{self, Body, Patience},
+    resilience::balancer::Outcome,
+    telemetry::access_log::Entry,
+    transport::body::{self, Body, Count, Patience},
 };
 
 /// A request that has not ended.
@@ -37,12 +39,10 @@ use crate::{
 pub struct Record {
     /// Who handles it.
     pub worker: Arc<Worker>,
-    /// Where it is counted.
-    pub metrics: Arc<RouteMetrics>,
+    /// Which rule it follows.
+    pub plan: Arc<Plan>,
     /// What it is for.
     pub service: Arc<str>,
-    /// Which rule it follows.
-    pub route: Arc<str>,
     /// What was asked.
     pub method: Method,
     /// For what.
@@ -53,6 +53,8 @@ pub struct Record {
     pub request_id: Option<HeaderValue>,
     /// Who asked, verified.
     pub peer: Option<Arc<str>>,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
     /// On which connection.
     pub open: Open,
     /// When its head had been read.
@@ -61,12 +63,18 @@ pub struct Record {
     pub trail: Trail,
     /// The answer's status, once there is one.
     pub status: Option<StatusCode>,
-    /// Why Remora answered itself, or why the answer broke off.
+    /// Why Remora answered itself, here or at the peer, or why the answer broke off.
     pub failure: Option<Failure>,
+    /// Bytes of the request's body.
+    pub bytes_in: Count,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
     /// Held until the answer's body has ended.
     pub permit: Option<Permit>,
+    /// What the workload took it on by.
+    pub pass: Pass,
+    /// Its place among the traces, where a mesh peer sent it.
+    pub trace: Option<Guard>,
     /// Holds a drain up.
     pub in_flight: InFlight,
 }
@@ -76,8 +84,8 @@ impl Record {
     pub(super) fn settle(&mut self) {
         let elapsed = clock::now().saturating_duration_since(self.started);
         match self.status {
-            Some(status) => self.metrics.finished(status.as_u16(), elapsed),
-            None => self.metrics.cancelled(),
+            Some(status) => self.plan.metrics.finished(status.as_u16(), elapsed),
+            None => self.plan.metrics.cancelled(),
         }
         let status = self.status.map_or(0, |it| it.as_u16());
         let reason = self.failure.map(Failure::label);
@@ -95,14 +103,14 @@ impl Record {
             protocol: protocol(self.version),
             status,
             reason,
-            route: &self.route,
+            route: &self.plan.route,
             service: &self.service,
             upstream: self.trail.upstream,
             attempts: u32::from(self.trail.tries),
             duration: elapsed,
             peer: self.peer.as_deref(),
             request_id: self.request_id.as_ref().and_then(|it| it.to_str().ok()).unwrap_or(""),
-            bytes_in: 0,
+            bytes_in: self.bytes_in.bytes(),
             bytes_out: self.bytes_out,
             tls: self.peer.is_some() || self.trail.mesh,
         });
@@ -154,12 +162,15 @@ pub struct Tracked {
     body: Body,
     patience: Patience,
     record: Option<Box<Record>>,
+    /// Whether its next frame had to be waited for.
+    waited: bool,
 }
 
 impl Tracked {
     /// A body whose end is the end of `record`.
     pub fn new(body: Body, idle: Option<Duration>, record: Box<Record>) -> Self {
-        let mut tracked = Self { body, patience: Patience::new(idle), record: Some(record) };
+        let (patience, record) = (Patience::new(idle), Some(record));
+        let mut tracked = Self { body, patience, record, waited: false };
         if tracked.body.is_end_stream() {
             tracked.settle();
         }
@@ -168,7 +179,7 @@ impl Tracked {
 
     /// A body of a response to a request that has no record.
     pub fn unrecorded(body: Body) -> Self {
-        Self { body, patience: Patience::new(None), record: None }
+        Self { body, patience: Patience::new(None), record: None, waited: false }
     }
 
     fn settle(&mut self) {
@@ -177,14 +188,33 @@ impl Tracked {
         }
     }
 
+    /// The head is here and the body takes its time: the endpoint does not hang.
+    #[cold]
+    fn waits(&mut self) {
+        self.waited = true;
+        if let Some(permit) = self.record.as_mut().and_then(|it| it.permit.as_mut()) {
+            permit.answered();
+        }
+    }
+
+    fn trailers(&mut self, fields: &HeaderMap) {
+        let Some(record) = self.record.as_mut().filter(|it| it.grpc) else { return };
+        if let (Some(permit), Some(outcome)) = (&mut record.permit, judge::trailers(fields)) {
+            permit.outcome(outcome);
+        }
+    }
+
     fn broke_off(&mut self, error: &body::Error) {
         let Some(record) = &mut self.record else { return };
         record.failure = Some(match error {
             body::Error::Idle => Failure::IdleTimeout,
-            body::Error::Client(_) | body::Error::H1(_) | body::Error::H2(_) => Failure::Reset,
+            body::Error::Client(_)
+            | body::Error::H1(_)
+            | body::Error::H2(_)
+            | body::Error::Replaced => Failure::Reset,
         });
         if let Some(permit) = &mut record.permit {
-            permit.outcome(Attempt::Failure);
+            permit.outcome(Outcome::Failure);
         }
         tracing::debug!(%error, service = %record.service, "response broke off");
         self.settle();
@@ -197,7 +227,7 @@ impl Drop for Tracked {
         // The client left: an outcome, not a failure of the endpoint.
         record.status = None;
         if let Some(permit) = &mut record.permit {
-            permit.outcome(Attempt::Cancelled);
+            permit.left();
         }
         self.settle();
     }
@@ -213,6 +243,9 @@ impl http_body::Body for Tracked {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if polled.is_pending() && !this.waited {
+            this.waits();
+        }
         let frame = ready!(this.patience.with(cx, polled, || Some(Err(body::Error::Idle))));
         match &frame {
             None => this.settle(),
@@ -220,6 +253,8 @@ impl http_body::Body for Tracked {
             Some(Ok(frame)) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
                     record.bytes_out += data.len() as u64;
+                } else if let Some(fields) = frame.trailers_ref() {
+                    this.trailers(fields);
                 }
                 if this.body.is_end_stream() {
                     this.settle();

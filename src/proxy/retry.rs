@@ -1,57 +1,75 @@
 //! Retry (step 9): judges a try that failed, and maybe sends the request again.
 //!
-//! A layer around [`Forward`](super::forward::Forward); the decision is
-//! [`policy::retry`](crate::policy::retry)'s.
+//! A layer around [`Forward`](super::forward::Forward). Whether another try is allowed is
+//! [`policy::retry`](crate::policy::retry)'s decision; whether there is anything to pay for
+//! it, the [`Core`]'s. Where a policy asks for hedges, a request that takes longer than
+//! nearly all others gets a second try before the first has failed; the first answer counts.
 
 use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
-use http::{Request, request};
-use hyper::upgrade::OnUpgrade;
-use pin_project_lite::pin_project;
+use tokio::time::Sleep;
 use tower::{Layer, Service};
 
 use super::{
-    context::{Answer, Call, Facts, Refusal, Trail, Underway},
+    context::{Answer, Call, Draw, Facts, Refusal, Trail, Underway},
+    core::{Core, Leave},
     failure::Failure,
     forward::{Tried, Try, Untried},
     headers,
+    plan::Plan,
+    spare::{Spare, what},
+    traces::Traces,
 };
 use crate::{
-    policy::retry::{self, Verdict, verdict},
-    telemetry::metrics::{RetryVerdict, ServiceMetrics},
-    transport::body::Body,
+    clock,
+    policy::{
+        deadline::share_of,
+        retry::{self, Said, TryTimeout, Verdict, verdict},
+    },
+    resilience::{
+        backoff::Asked,
+        hedge,
+        service::{Grant, Kind, Wish},
+    },
+    telemetry::metrics::{Hedge, RetryVerdict},
 };
 
 /// Wraps a service of tries into one of calls.
 #[derive(Clone, Debug)]
 pub struct RetryLayer {
-    /// Where verdicts are counted.
-    pub metrics: Arc<ServiceMetrics>,
+    /// What is known of the service.
+    pub core: Arc<Core>,
+    /// Chance.
+    pub draw: Arc<Draw>,
+    /// What the application is at work on.
+    pub traces: Arc<Traces>,
 }
 
 /// Calls that may take more than one try.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
-    metrics: Arc<ServiceMetrics>,
+    layer: RetryLayer,
 }
 
 impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry { inner, metrics: Arc::clone(&self.metrics) }
+        Retry { inner, layer: self.clone() }
     }
 }
 
 impl<S> Service<Box<Call>> for Retry<S>
 where
-    S: Service<Try, Response = Tried, Error = Untried> + Clone,
+    S: Service<Try, Response = Tried, Error = Untried> + Clone + Unpin,
+    S::Future: Underway + Unpin,
 {
     type Response = Answer;
     type Error = Refusal;
@@ -61,89 +79,257 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, call: Box<Call>) -> Self::Future {
-        let facts = call.facts;
-        let spare = spare(&call.request, &facts).map(Box::new);
+    fn call(&mut self, mut call: Box<Call>) -> Self::Future {
+        let (facts, plan, what) = (call.facts, Arc::clone(&call.plan), what(&call));
+        let spare = Spare::of(&mut call);
+        let hedges = spare.as_ref().is_some_and(|it| !it.has_body()) && repeats(&plan, what);
+        let hedge = if hedges { self.layer.core.hedge_after(plan.id) } else { None };
+        let limits = (&*self.layer.core, &facts, &*plan);
+        let timeout = try_timeout(limits, repeats(&plan, what), 0, facts.started);
+        let first = Try { call, avoid: None, kind: Kind::First, leave: None, timeout };
         let mut inner = self.inner.clone();
-        let trying = inner.call(Try { call, avoid: None });
-        Retrying { trying, inner, metrics: Arc::clone(&self.metrics), facts, spare, tries: 1 }
+        Retrying {
+            trying: inner.call(first),
+            inner,
+            layer: self.layer.clone(),
+            facts,
+            plan,
+            what,
+            spare,
+            tries: 1,
+            again: false,
+            waiting: None,
+            hedge: hedge.map(|it| Box::new(Hedging::new(it))),
+        }
     }
 }
 
-/// A copy of the head of a request that may be sent twice: idempotent, and without a body.
-///
-/// It costs an allocation or three a request; it is what makes a retry possible.
-fn spare(request: &Request<Body>, facts: &Facts) -> Option<request::Parts> {
-    if !facts.idempotent || !http_body::Body::is_end_stream(request.body()) {
-        return None;
-    }
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    // Without it a connection that switches has nobody at this end.
-    if let Some(switching) = request.extensions().get::<OnUpgrade>() {
-        copy.extensions_mut().insert(switching.clone());
-    }
-    Some(copy.into_parts().0)
+/// A call on its way.
+#[derive(Debug)]
+pub struct Retrying<S: Service<Try>> {
+    trying: S::Future,
+    inner: S,
+    layer: RetryLayer,
+    facts: Facts,
+    plan: Arc<Plan>,
+    what: retry::Request,
+    spare: Option<Spare>,
+    tries: u8,
+    /// Whether there was a try that cost nothing.
+    again: bool,
+    /// For the next try, once the last has failed.
+    waiting: Option<Box<Waiting>>,
+    hedge: Option<Box<Hedging<S::Future>>>,
 }
 
-pin_project! {
-    /// A call on its way.
-    #[derive(Debug)]
-    pub struct Retrying<S: Service<Try>> {
-        #[pin]
-        trying: S::Future,
-        inner: S,
-        metrics: Arc<ServiceMetrics>,
-        facts: Facts,
-        spare: Option<Box<request::Parts>>,
-        tries: u8,
+/// A try whose time has not come.
+#[derive(Debug)]
+struct Waiting {
+    sleep: Pin<Box<Sleep>>,
+    next: Try,
+}
+
+/// A second try, sent when the first takes long.
+#[derive(Debug)]
+struct Hedging<F> {
+    sleep: Pin<Box<Sleep>>,
+    second: Option<F>,
+}
+
+impl<F> Hedging<F> {
+    fn new(after: Duration) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(after)), second: None }
     }
 }
 
 impl<S> Future for Retrying<S>
 where
-    S: Service<Try, Response = Tried, Error = Untried>,
+    S: Service<Try, Response = Tried, Error = Untried> + Unpin,
+    S::Future: Underway + Unpin,
 {
     type Output = Result<Answer, Refusal>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.get_mut();
         loop {
-            let tried = ready!(this.trying.as_mut().poll(cx));
-            let (failed, answer) = match tried {
-                Ok(tried) => match reported(&tried) {
-                    None => return Poll::Ready(Ok(answer(tried, *this.tries))),
-                    Some(failure) => {
-                        let (unseen, trail) = (failure.is_before_the_application(), tried.trail);
-                        (Untried { failure, request: None, unseen, trail }, Some(tried))
-                    }
-                },
-                Err(failed) => (failed, None),
-            };
-            let trail = Trail { tries: *this.tries, ..failed.trail };
-            let request = failed
-                .request
-                .or_else(|| this.spare.take().map(|head| rebuilt(*head, *this.facts)));
-            let verdict = verdict(retry::Facts {
-                retryable: failed.failure.row().retryable,
-                unseen: failed.unseen,
-                idempotent: this.facts.idempotent,
-                at_hand: request.is_some(),
-                tries: *this.tries,
-            });
-            count(this.metrics, verdict);
-            match (verdict, request, answer) {
-                (Verdict::Retry, Some(call), _) => {
-                    let call = again(call, *this.tries, failed.trail.upstream);
-                    *this.tries += 1;
-                    this.trying.set(this.inner.call(call));
-                }
-                (_, _, Some(tried)) => return Poll::Ready(Ok(self::answer(tried, *this.tries))),
-                (..) => return Poll::Ready(Err(Refusal { failure: failed.failure, trail })),
+            if let Some(waiting) = &mut this.waiting {
+                ready!(waiting.sleep.as_mut().poll(cx));
             }
+            if let Some(waiting) = this.waiting.take() {
+                this.trying = this.inner.call(waiting.next);
+            }
+            let tried = match Pin::new(&mut this.trying).poll(cx) {
+                Poll::Ready(tried) => tried,
+                Poll::Pending => ready!(this.poll_hedge(cx)),
+            };
+            if let Some(end) = this.judge(tried) {
+                return Poll::Ready(end);
+            }
+        }
+    }
+}
+
+impl<S> Retrying<S>
+where
+    S: Service<Try, Response = Tried, Error = Untried> + Unpin,
+    S::Future: Underway + Unpin,
+{
+    /// What a try comes to; `None` where another one is on its way.
+    fn judge(&mut self, mut tried: Result<Tried, Untried>) -> Option<Result<Answer, Refusal>> {
+        let (failed, said, unsent) = match &mut tried {
+            Ok(Tried { judged: None, .. }) => return Some(self.end(tried)),
+            Ok(Tried { judged: Some(it), .. }) => (it.failed, it.said, None),
+            Err(it) => (it.how, Said::Nothing, it.request.take()),
+        };
+        if let Some(second) = self.hedge.take().and_then(|it| it.second) {
+            // The other one may still come to something.
+            self.trying = second;
+            return None;
+        }
+        let at_hand = unsent.is_some() || self.spare.as_ref().is_some_and(Spare::is_at_hand);
+        let (tries, again) = (self.tries, self.again);
+        let untouched = self.spare.as_ref().is_some_and(Spare::is_untouched);
+        let one = retry::Try { failed, said, tries, at_hand, untouched, again };
+        let verdict = verdict(&self.plan.retries, self.what, one);
+        let leave = match verdict {
+            Verdict::Again => Some((Duration::ZERO, None)),
+            Verdict::Ask { after } => self.ask(after).map(|(wait, leave)| (wait, Some(leave))),
+            Verdict::Would
+            | Verdict::Unsafe
+            | Verdict::Limit
+            | Verdict::Chain
+            | Verdict::Forbidden
+            | Verdict::Final => None,
+        };
+        self.count(verdict);
+        if leave.is_none() && (is_in_vain(verdict) || is_refused_here(&tried)) {
+            self.exhausted();
+        }
+        let Some((wait, leave)) = leave else { return Some(self.end(tried)) };
+        let avoid = trail(&tried).upstream;
+        let spare = self.spare.as_ref();
+        let spared = || spare.and_then(|it| it.call(self.facts, &self.plan));
+        let Some(call) = unsent.or_else(spared) else { return Some(self.end(tried)) };
+        // What is left of an answer is given up before the next try begins.
+        drop(tried);
+        self.send(call, avoid, wait, leave);
+        None
+    }
+
+    /// Asks for leave to try again, after a wait.
+    fn ask(&self, after: Option<Asked>) -> Option<(Duration, Leave)> {
+        let RetryLayer { core, draw, .. } = &self.layer;
+        let now = clock::now();
+        let left =
+            self.facts.timeout.map(|it| (self.facts.started + it).saturating_duration_since(now));
+        let (number, backoff) = (self.tries, self.plan.retries.backoff);
+        let wish = Wish { number, route: self.plan.id, backoff, after, left };
+        let asked = core.retry(wish, now, draw);
+        core.metrics.retry(match &asked {
+            Ok(_) => RetryVerdict::Sent,
+            Err(Grant::Deadline) => RetryVerdict::Deadline,
+            Err(Grant::Exhausted | Grant::After(_)) => RetryVerdict::Exhausted,
+        });
+        asked.ok()
+    }
+
+    /// Lets whoever called know, by way of the inbound request, that trying again is in vain.
+    fn exhausted(&self) {
+        if let Some(trace) = self.facts.trace {
+            self.layer.traces.exhausted(trace);
+        }
+    }
+
+    /// Sends the request once more, after a wait.
+    fn send(
+        &mut self,
+        mut call: Box<Call>,
+        avoid: Option<SocketAddr>,
+        wait: Duration,
+        leave: Option<Leave>,
+    ) {
+        let tries = self.tries + 1;
+        call.request.headers_mut().insert(headers::ATTEMPT, u16::from(tries).into());
+        let kind = if leave.is_some() { Kind::Granted } else { Kind::Again };
+        let now = clock::now();
+        let limits = (&*self.layer.core, &self.facts, &*self.plan);
+        let timeout = try_timeout(limits, repeats(&self.plan, self.what), self.tries, now + wait);
+        let next = Try { call, avoid, kind, leave, timeout };
+        self.tries = tries;
+        if wait.is_zero() {
+            self.again = self.again || kind == Kind::Again;
+            self.trying = self.inner.call(next);
+            return;
+        }
+        self.waiting = Some(Box::new(Waiting { sleep: Box::pin(tokio::time::sleep(wait)), next }));
+    }
+
+    /// The second try's answer, where it comes first.
+    fn poll_hedge(&mut self, cx: &mut Context<'_>) -> Poll<Result<Tried, Untried>> {
+        let Some(hedge) = &mut self.hedge else { return Poll::Pending };
+        let Some(second) = &mut hedge.second else {
+            ready!(hedge.sleep.as_mut().poll(cx));
+            self.hedge();
+            return if self.hedge.is_some() { self.poll_hedge(cx) } else { Poll::Pending };
+        };
+        let tried = ready!(Pin::new(second).poll(cx));
+        if matches!(&tried, Ok(Tried { judged: None, .. })) {
+            self.layer.core.metrics.hedge(Hedge::Won);
+            return Poll::Ready(tried);
+        }
+        // It failed: nothing was gained and the first is still out.
+        self.hedge = None;
+        Poll::Pending
+    }
+
+    /// Sends a second try, if there is leave.
+    fn hedge(&mut self) {
+        let metrics = &self.layer.core.metrics;
+        let leave = match self.layer.core.hedge(clock::now()) {
+            Ok(leave) => Some(leave),
+            // Counted with what else the core has to tell.
+            Err(hedge::Verdict::WouldSend) => None,
+            Err(hedge::Verdict::Granted | hedge::Verdict::Exhausted) => {
+                metrics.hedge(Hedge::Exhausted);
+                None
+            }
+        };
+        let call = self.spare.as_ref().and_then(|it| it.call(self.facts, &self.plan));
+        let (Some(leave), Some(mut call), Some(hedge)) = (leave, call, &mut self.hedge) else {
+            self.hedge = None;
+            return;
+        };
+        // It stands for the first once that has failed, and is given up like it.
+        let limits = (&*self.layer.core, &self.facts, &*self.plan);
+        let timeout = try_timeout(limits, true, self.tries, clock::now());
+        self.tries += 1;
+        call.request.headers_mut().insert(headers::ATTEMPT, u16::from(self.tries).into());
+        let avoid = self.trying.trail().upstream;
+        let (kind, leave) = (Kind::Granted, Some(leave));
+        hedge.second = Some(self.inner.call(Try { call, avoid, kind, leave, timeout }));
+        self.layer.core.metrics.hedge(Hedge::Sent);
+    }
+
+    /// What the caller gets.
+    fn end(&self, tried: Result<Tried, Untried>) -> Result<Answer, Refusal> {
+        let trail = Trail { tries: self.tries, ..trail(&tried) };
+        match tried {
+            Ok(Tried { response, permit, .. }) => Ok(Answer { response, permit, trail }),
+            Err(Untried { failure, .. }) => Err(Refusal { failure, trail }),
+        }
+    }
+
+    fn count(&self, verdict: Verdict) {
+        let metrics = &self.layer.core.metrics;
+        match verdict {
+            Verdict::Again => metrics.retry(RetryVerdict::Free),
+            Verdict::Would => metrics.would_retry(),
+            Verdict::Unsafe => metrics.retry(RetryVerdict::Unsafe),
+            Verdict::Limit => metrics.retry(RetryVerdict::Limit),
+            Verdict::Chain => metrics.retry(RetryVerdict::Chain),
+            Verdict::Forbidden => metrics.retry(RetryVerdict::Forbidden),
+            // Counted with what the budget said.
+            Verdict::Ask { .. } | Verdict::Final => (),
         }
     }
 }
@@ -158,131 +344,47 @@ where
     }
 }
 
-/// The failure a mesh peer reports of its application, where it is one to judge as if it
-/// were ours: its application saw nothing, or was gone before it answered.
-fn reported(tried: &Tried) -> Option<Failure> {
-    if !tried.trail.mesh {
-        return None;
+/// Whether a request that ends so was tried as often as it may be: more tries further up
+/// would only come back here.
+fn is_in_vain(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Ask { .. } | Verdict::Forbidden | Verdict::Limit)
+}
+
+/// Whether it was not sent so as to spare its service.
+fn is_refused_here(tried: &Result<Tried, Untried>) -> bool {
+    let refused = [Failure::BreakerOpen, Failure::PoolFull];
+    matches!(tried, Err(it) if refused.contains(&it.failure))
+}
+
+fn trail(tried: &Result<Tried, Untried>) -> Trail {
+    match tried {
+        Ok(it) => it.trail,
+        Err(it) => it.trail,
     }
-    let reason = tried.response.headers().get(&headers::REASON)?;
-    Failure::from_label(reason.as_bytes())
-        .filter(|it| it.is_before_the_application() || *it == Failure::Reset)
 }
 
-/// The request that a copied head stands for.
-fn rebuilt(head: request::Parts, facts: Facts) -> Box<Call> {
-    Box::new(Call { request: Request::from_parts(head, Body::Empty), facts })
+/// Whether the policy lets a request be sent again that may have done something.
+fn repeats(plan: &Plan, what: retry::Request) -> bool {
+    plan.retries.methods.has(what.method) || what.idempotency_key
 }
 
-fn answer(tried: Tried, tries: u8) -> Answer {
-    let Tried { response, permit, trail } = tried;
-    Answer { response, permit, trail: Trail { tries, ..trail } }
-}
-
-fn again(mut call: Box<Call>, tries: u8, avoid: Option<SocketAddr>) -> Try {
-    call.request.headers_mut().insert(headers::ATTEMPT, u16::from(tries + 1).into());
-    Try { call, avoid }
-}
-
-fn count(metrics: &ServiceMetrics, verdict: Verdict) {
-    match verdict {
-        Verdict::Retry => metrics.retry(RetryVerdict::Sent),
-        Verdict::Unsafe => metrics.retry(RetryVerdict::Unsafe),
-        Verdict::Limit => metrics.retry(RetryVerdict::Limit),
-        Verdict::Final => (),
+/// How long a try that begins at `now` may take, after `tries` others.
+fn try_timeout(
+    (core, facts, plan): (&Core, &Facts, &Plan),
+    may_repeat: bool,
+    tries: u8,
+    now: Instant,
+) -> Option<Duration> {
+    match plan.try_timeout {
+        TryTimeout::At(timeout) => Some(timeout),
+        TryTimeout::Share if may_repeat => {
+            let left = (facts.started + facts.timeout?).saturating_duration_since(now);
+            let tries_left = (plan.retries.attempts + 1).saturating_sub(tries);
+            Some(share_of(left, tries_left, core.usual(plan.id, now)))
+        }
+        TryTimeout::Share | TryTimeout::None => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::VecDeque, future, sync::Mutex};
-
-    use http::{Method, Response, Version};
-
-    use super::*;
-    use crate::{clock, proxy::context::Manner, telemetry::Metrics};
-
-    #[tokio::test]
-    async fn a_mesh_peer_whose_application_died_is_a_reset_of_our_own() {
-        let died = || told(502, "reset", true);
-        assert_eq!(status(Method::GET, [died(), told(200, "", true)]).await, 200);
-        assert_eq!(status(Method::GET, [died(), died()]).await, 502);
-        // The application may have done what it was asked before it died.
-        assert_eq!(status(Method::POST, [died(), told(200, "", true)]).await, 502);
-    }
-
-    #[tokio::test]
-    async fn a_peer_whose_application_saw_nothing_is_followed_by_another() {
-        let refused = |mesh| told(503, "connect_refused", mesh);
-        assert_eq!(status(Method::GET, [refused(true), told(200, "", true)]).await, 200);
-        // Anybody can write a header; only a mesh peer is believed.
-        assert_eq!(status(Method::GET, [refused(false), told(200, "", true)]).await, 503);
-    }
-
-    #[tokio::test]
-    async fn what_the_application_says_is_final() {
-        let answers = [told(502, "", true), told(200, "", true)];
-        assert_eq!(status(Method::GET, answers).await, 502);
-        let answers = [told(504, "request_timeout", true), told(200, "", true)];
-        assert_eq!(status(Method::GET, answers).await, 504);
-    }
-
-    #[test]
-    fn a_request_that_may_switch_still_can_when_it_is_sent_again() {
-        let mut request = Request::new(Body::Empty);
-        request.extensions_mut().insert(hyper::upgrade::on(Request::new(())));
-        let facts = facts(&Method::GET);
-        let spare = spare(&request, &facts).unwrap();
-        let again = rebuilt(spare, facts).request;
-        assert!(again.extensions().get::<OnUpgrade>().is_some());
-    }
-
-    /// Endpoints that give these answers, one after the other.
-    #[derive(Clone)]
-    struct Endpoints(Arc<Mutex<VecDeque<Tried>>>);
-
-    impl Service<Try> for Endpoints {
-        type Response = Tried;
-        type Error = Untried;
-        type Future = future::Ready<Result<Tried, Untried>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Untried>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, _: Try) -> Self::Future {
-            future::ready(Ok(self.0.lock().unwrap().pop_front().unwrap()))
-        }
-    }
-
-    fn told(status: u16, reason: &'static str, mesh: bool) -> Tried {
-        let mut response = Response::builder().status(status).body(Body::Empty).unwrap();
-        if !reason.is_empty() {
-            response.headers_mut().insert(headers::REASON, reason.parse().unwrap());
-        }
-        Tried { response, permit: None, trail: Trail { mesh, ..Trail::default() } }
-    }
-
-    /// The status a caller gets of endpoints that answer so.
-    async fn status(method: Method, answers: [Tried; 2]) -> u16 {
-        let metrics = Metrics::new().service("shop/orders");
-        let endpoints = Endpoints(Arc::new(Mutex::new(answers.into())));
-        let facts = facts(&method);
-        let request = Request::builder().method(method).body(Body::Empty).unwrap();
-        let mut stack = RetryLayer { metrics }.layer(endpoints);
-        stack.call(Box::new(Call { request, facts })).await.unwrap().response.status().as_u16()
-    }
-
-    fn facts(method: &Method) -> Facts {
-        Facts {
-            version: Version::HTTP_11,
-            manner: Manner::Plain,
-            idempotent: method.is_idempotent(),
-            grpc: false,
-            started: clock::now(),
-            timeout: None,
-            try_timeout: None,
-            idle: None,
-        }
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::uri::Authority;
@@ -23,21 +23,22 @@ use super::{
     deadline::{Deadline, DeadlineLayer},
     failure::Failure,
     forward::Forward,
+    guard::Guard,
+    plan::{DEFAULT, Plan},
     retry::{Retry, RetryLayer},
     service::{Service, ServiceKey},
     upstream::Upstream,
 };
 use crate::{
+    clock,
     identity::{Identity, SpiffeId},
-    policy::{self, RouteTable, ServiceName, ServicePolicy, service::Timeouts},
-    telemetry::metrics::{Direction, RouteMetrics},
+    policy::{self, RouteTable, ServiceName, ServicePolicy, retry, service::Timeouts},
+    resilience::{Mode, service as resilience},
+    telemetry::metrics::Direction,
 };
 
 /// Names whose way is kept; beyond it all are worked out again.
 const PARENTS_MAX: usize = 1024;
-
-/// The route of a request that no rule is for.
-const DEFAULT: &str = "default";
 
 /// The layers a call goes through.
 pub type Stack = Deadline<Retry<Forward>>;
@@ -80,32 +81,29 @@ pub struct Parent {
     table: Option<Arc<RouteTable>>,
     /// As many as the table has rules, and in its order.
     rules: Vec<RuleTargets>,
-    metrics: Arc<RouteMetrics>,
+    /// For what no rule is for.
+    plan: Arc<Plan>,
+    /// What guards it, where it is the application behind this sidecar.
+    pub guard: Option<Arc<Guard>>,
     /// Since the last sweep.
     used: AtomicBool,
 }
 
 #[derive(Debug)]
 struct RuleTargets {
-    backends: Vec<Arc<Destination>>,
-    metrics: Arc<RouteMetrics>,
+    /// As many as the rule has.
+    backends: Vec<Choice>,
+    /// For the service itself, where the rule has no backends.
+    plan: Arc<Plan>,
 }
 
-/// Where one request goes.
-#[derive(Debug)]
+/// Where one request goes, and how.
+#[derive(Clone, Debug)]
 pub struct Choice {
     /// To whom.
     pub destination: Arc<Destination>,
-    /// Where it is counted.
-    pub metrics: Arc<RouteMetrics>,
-    /// The rule's name.
-    pub route: Arc<str>,
-    /// Its time limits.
-    pub timeouts: Timeouts,
-    /// How long one try may take.
-    pub try_timeout: Option<Duration>,
-    /// Whether the time for a request was set by a rule.
-    pub explicit: bool,
+    /// How it is treated.
+    pub plan: Arc<Plan>,
 }
 
 impl Routes {
@@ -192,22 +190,30 @@ impl Routes {
         let label: Arc<str> = name.to_string().into();
         let table = snapshot.routes.get(&name).cloned();
         let rules = table.iter().flat_map(|it| it.rules()).map(|rule| {
+            let metrics = shared.metrics.route(Direction::Outbound, &label, &rule.name);
+            let plan = |destination: &Arc<Destination>, policy: &ServicePolicy| {
+                let id = destination.upstream.service.route(&rule.name);
+                Arc::new(Plan::of_rule(rule, id, policy, Arc::clone(&metrics)))
+            };
             let backend = |it: &policy::Backend| {
                 let host = it.service.host_beside(parsed.host(), &name);
                 let policy = service_policy(&snapshot, &it.service);
                 let target = Service::target(&policy, &host, it.port);
-                self.destination(shared, (it.service.clone(), target), &policy)
+                let destination = self.destination(shared, (it.service.clone(), target), &policy);
+                Choice { plan: plan(&destination, &policy), destination }
             };
             RuleTargets {
                 backends: rule.backends.iter().map(backend).collect(),
-                metrics: shared.metrics.route(Direction::Outbound, &label, &rule.name),
+                plan: plan(&own, &policy),
             }
         });
+        let metrics = shared.metrics.route(Direction::Outbound, &label, DEFAULT);
         Ok(Parent {
             generation: snapshot.generation,
             rules: rules.collect(),
-            metrics: shared.metrics.route(Direction::Outbound, &label, DEFAULT),
+            plan: Arc::new(Plan::new(&policy, metrics)),
             authority: Some(parsed),
+            guard: None,
             used: AtomicBool::new(true),
             label,
             own,
@@ -226,6 +232,9 @@ impl Routes {
                 idle: workload.idle_timeout,
                 ..Timeouts::default()
             },
+            resilience: of_the_application(),
+            // Whoever called sends again what may be sent again.
+            retries: retry::Policy { mode: Mode::Off, ..retry::Policy::default() },
             ..ServicePolicy::default()
         });
         let id = shared.identity.as_ref().map(Identity::id);
@@ -236,12 +245,20 @@ impl Routes {
         Parent {
             generation: snapshot.generation,
             authority: None,
+            plan: Arc::new(Plan::new(
+                &policy,
+                shared.metrics.route(Direction::Inbound, &label, DEFAULT),
+            )),
             own: self.made(shared, key, &policy),
             original: None,
             port: address.port(),
             table: None,
             rules: Vec::new(),
-            metrics: shared.metrics.route(Direction::Inbound, &label, DEFAULT),
+            guard: shared.guards.of(
+                (workload, snapshot.generation),
+                (&label, &shared.metrics),
+                clock::now(),
+            ),
             used: AtomicBool::new(true),
             label,
         }
@@ -269,8 +286,10 @@ impl Routes {
         {
             return found;
         }
-        let retry = RetryLayer { metrics: Arc::clone(&service.metrics) };
+        let core = Arc::clone(&service.core);
         let upstream = Arc::new(Upstream::new(service, Arc::clone(shared)));
+        let (draw, traces) = (Arc::clone(&upstream.draw), Arc::clone(&shared.traces));
+        let retry = RetryLayer { core, draw, traces };
         let layers = ServiceBuilder::new().layer(DeadlineLayer).layer(retry);
         let stack = layers.into_inner().layer(Forward::new(Arc::clone(&upstream)));
         let made = Arc::new(Destination { upstream, stack });
@@ -295,24 +314,12 @@ impl Parent {
             let index = table.position(path, self.port)?;
             Some((&table.rules()[index], self.rules.get(index)?))
         });
-        let Some((rule, targets)) = found else { return Ok(self.default_choice()) };
-        let destination = if targets.backends.is_empty() {
-            self.default_destination()
-        } else {
-            let backend = rule.backend(draw).and_then(|it| targets.backends.get(it));
-            backend.ok_or(Failure::NoEndpoints)?
-        };
-        let destination = Arc::clone(destination);
-        let mut timeouts = destination.upstream.service.policy.timeouts;
-        timeouts.request = rule.request_timeout.unwrap_or(timeouts.request);
-        Ok(Choice {
-            explicit: rule.request_timeout.is_some(),
-            destination,
-            metrics: Arc::clone(&targets.metrics),
-            route: Arc::clone(&rule.name),
-            try_timeout: rule.try_timeout,
-            timeouts,
-        })
+        let Some((rule, targets)) = found else { return Ok(self.by_default(&self.plan)) };
+        if targets.backends.is_empty() {
+            return Ok(self.by_default(&targets.plan));
+        }
+        let backend = rule.backend(draw).and_then(|it| targets.backends.get(it));
+        backend.cloned().ok_or(Failure::NoEndpoints)
     }
 
     /// The service itself, for what is not HTTP.
@@ -325,23 +332,19 @@ impl Parent {
         }
     }
 
-    fn default_choice(&self) -> Choice {
-        let destination = Arc::clone(self.default_destination());
-        Choice {
-            timeouts: destination.upstream.service.policy.timeouts,
-            destination,
-            metrics: Arc::clone(&self.metrics),
-            route: default_route(),
-            try_timeout: None,
-            explicit: false,
-        }
+    fn by_default(&self, plan: &Arc<Plan>) -> Choice {
+        Choice { destination: Arc::clone(self.default_destination()), plan: Arc::clone(plan) }
     }
 }
 
-/// The name of the default route, shared.
-fn default_route() -> Arc<str> {
-    static NAME: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| DEFAULT.into());
-    Arc::clone(&NAME)
+/// The application is one endpoint and nobody else will answer for it: nothing is gained by
+/// leaving it alone, and what it takes on is decided on the way in.
+fn of_the_application() -> resilience::Config {
+    let mut config = resilience::Config::default();
+    config.breaker.mode = Mode::Off;
+    config.outlier.mode = Mode::Off;
+    config.admission.mode = Mode::Off;
+    config
 }
 
 fn service_policy(snapshot: &policy::Snapshot, name: &ServiceName) -> Arc<ServicePolicy> {

@@ -80,14 +80,15 @@ const PING: Duration = Duration::from_mins(1);
 /// Asks a client to send its next request over another connection.
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// Serves HTTP/1 on `stream`.
+/// Serves HTTP/1 on `stream`. `rotated` tells of a new identity: a mesh peer is asked to
+/// connect again, with the next answer, as one is over HTTP/2.
 ///
 /// # Cancel safety
 ///
 /// Requests in flight are cancelled.
-pub async fn http1(client: Arc<Client>, mut stream: Stream) {
+pub async fn http1(client: Arc<Client>, mut stream: Stream, rotated: Option<watch::Receiver<u64>>) {
     // Boxed, so that a parked connection does not keep the room for an active one.
-    while let Some(parked) = Box::pin(active(&client, stream)).await {
+    while let Some(parked) = Box::pin(active(&client, stream, rotated.as_ref())).await {
         match parked_until_readable(&client, parked).await {
             Some(woken) => stream = Stream::Plain(woken),
             None => return,
@@ -96,7 +97,11 @@ pub async fn http1(client: Arc<Client>, mut stream: Stream) {
 }
 
 /// Serves requests until the connection ends (`None`), or has been idle for [`PARK`](super::idle::PARK).
-async fn active(client: &Arc<Client>, stream: Stream) -> Option<Wire> {
+async fn active(
+    client: &Arc<Client>,
+    stream: Stream,
+    rotated: Option<&watch::Receiver<u64>>,
+) -> Option<Wire> {
     let parkable = !stream.is_tls();
     let socket = stream.wire().tcp().as_raw_fd();
     let service = {
@@ -104,9 +109,11 @@ async fn active(client: &Arc<Client>, stream: Stream) -> Option<Wire> {
         service_fn(move |request: Request<Incoming>| {
             let handled = handle(Arc::clone(&client), prepare(&client, request));
             let drain = client.worker.shared.drain.clone();
+            let renewed = rotated.is_some_and(|it| it.has_changed().unwrap_or(false));
             async move {
                 let mut response = handled.await;
-                if drain.is_parting() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let leave = renewed || drain.is_parting();
+                if leave && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(header::CONNECTION, CLOSE);
                 }
                 Ok::<Response<Tracked>, Infallible>(response)

@@ -4,19 +4,23 @@
 //! joined and bytes flow until both have ended; the endpoint counts as busy meanwhile, and
 //! a drain waits for it.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::{
-    context::Trail,
+    context::{Facts, Trail},
+    core::Permit,
     failure::Failure,
     forward::{Tried, Untried},
-    service::Permit,
+    judge,
 };
 use crate::{
     drain::{self, Drain},
-    telemetry::metrics::Attempt,
+    policy::retry::Failed,
+    resilience::balancer::Outcome,
     transport::{
         body::Body,
         h1,
@@ -39,25 +43,27 @@ pub(super) async fn exchange(
     stream: Stream,
     mut request: Request<Body>,
     (mut permit, drain): (Permit, Drain),
-    trail: Trail,
+    (trail, facts, idle): (Trail, Facts, Duration),
 ) -> Result<Tried, Untried> {
     let client: OnUpgrade = hyper::upgrade::on(&mut request);
     let mut response = match h1::send_switching(stream, request).await {
         Ok(response) => response,
         Err(error) => {
             tracing::debug!(error = %error.source, "no answer to an upgrade");
-            permit.outcome(Attempt::Failure);
-            let (failure, unseen) = (Failure::Reset, error.unsent.is_some());
-            return Err(Untried { failure, request: None, unseen, trail });
+            permit.outcome(Outcome::Failure);
+            // It is not at hand any more: nobody asks what it was.
+            let (failure, how) = (Failure::Reset, Failed::Reset);
+            return Err(Untried { failure, how, request: None, trail });
         }
     };
-    permit.outcome(Attempt::Success);
+    let (outcome, judged) = judge::response(&response, &facts, trail.mesh);
+    permit.outcome(outcome);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let response = response.map(Body::from_upstream);
-        return Ok(Tried { response, permit: Some(permit), trail });
+        return Ok(Tried { response, judged, permit: Some(permit), trail });
     }
+    permit.answered();
     let upstream = hyper::upgrade::on(&mut response);
-    let idle = permit.service().policy.timeouts.idle;
     let in_flight = drain.in_flight();
     let _running = drain::spawn("upgraded", async move {
         let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
@@ -65,11 +71,88 @@ pub(super) async fn exchange(
         let mut traffic = Traffic::default();
         // Streams that switched are exempt from the idle time of bodies; a day without a
         // byte is no stream.
-        let idle = idle.max(std::time::Duration::from_hours(24));
+        let idle = idle.max(Duration::from_hours(24));
         let ended = relay(&mut client, &mut upstream, idle, &mut traffic).await;
         tracing::debug!(?traffic, failed = ended.is_err(), "upgraded connection ended");
         drop((permit, in_flight));
     });
     let (head, _) = response.into_parts();
-    Ok(Tried { response: Response::from_parts(head, Body::Empty), permit: None, trail })
+    let response = Response::from_parts(head, Body::Empty);
+    Ok(Tried { response, judged: None, permit: None, trail })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use http::Version;
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        clock,
+        endpoint::{Endpoint, EndpointSet},
+        proxy::{
+            context::{Draw, Manner},
+            core::Core,
+        },
+        resilience::{
+            breaker,
+            service::{Ask, Config, Kind, Refused, RouteId},
+        },
+        telemetry::Metrics,
+        transport::stream::Wire,
+    };
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_switch_is_judged_like_any() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut upstream, at) = listener.accept().await.unwrap();
+        upstream.write_all(b"HTTP/1.1 503 \r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let core = core(at);
+        let now = clock::now();
+        let ask = Ask { now, kind: Kind::First, route: RouteId::default(), avoid: None, key: None };
+        let permit = core.pick(ask, &Draw::new(7)).unwrap();
+        let request = Request::get("/").body(Body::Empty).unwrap();
+        let stream = Stream::Plain(Wire::new(stream, BytesMut::new()));
+        let how = (Trail::default(), facts(), Duration::from_secs(1));
+        let tried = exchange(stream, request, (permit, Drain::new()), how).await.unwrap();
+        assert_eq!(tried.judged.unwrap().failed, Failed::Status(503));
+        drop(tried);
+        // One failure is enough here to be left out.
+        assert_eq!(core.pick(ask, &Draw::new(7)).unwrap_err(), Refused::BreakerOpen);
+    }
+
+    fn core(at: std::net::SocketAddr) -> std::sync::Arc<Core> {
+        let set: EndpointSet = std::iter::once(Endpoint::new(at)).collect();
+        let breaker = breaker::Config {
+            scope: breaker::Scope::Service,
+            consecutive_failures: Some(1),
+            ..breaker::Config::default()
+        };
+        let config = Config { breaker, ..Config::default() };
+        let metrics = Metrics::new().service("shop/orders");
+        std::sync::Arc::new(Core::new("shop/orders".into(), config, &set, metrics))
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            version: Version::HTTP_11,
+            manner: Manner::Upgrade,
+            idempotent: true,
+            grpc: false,
+            client: [127, 0, 0, 1].into(),
+            started: clock::now(),
+            timeout: None,
+            idle: None,
+            deadline: None,
+            ends: None,
+            late: Failure::RequestTimeout,
+            retried: false,
+            trace: None,
+        }
+    }
 }

@@ -8,13 +8,13 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use http::Version;
-use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::{
     context::{Draw, Facts, Manner as RequestManner, Shared},
+    dials::Dials,
     failure::Failure,
-    service::{Manner, Service},
+    manners::Manner,
+    service::Service,
 };
 use crate::{
     clock, drain,
@@ -40,9 +40,9 @@ pub struct Upstream {
     /// What the process shares.
     pub shared: Arc<Shared>,
     /// Chance.
-    pub draw: Draw,
+    pub draw: Arc<Draw>,
     /// Dials of shared connections that are under way.
-    dialling: Mutex<Vec<(DialKey, watch::Receiver<Option<Dialled>>)>>,
+    dials: Arc<Dials<DialKey, Dialled>>,
 }
 
 /// Where a dial goes, and with which generation of our identity.
@@ -65,8 +65,8 @@ pub enum Connection {
 impl Upstream {
     /// The service as a worker reaches it, with no connections yet.
     pub fn new(service: Arc<Service>, shared: Arc<Shared>) -> Self {
-        let draw = Draw::new(shared.draw.long());
-        Self { service, pool: Arc::default(), shared, draw, dialling: Mutex::default() }
+        let draw = Arc::new(Draw::new(shared.draw.long()));
+        Self { service, pool: Arc::default(), shared, draw, dials: Arc::default() }
     }
 
     /// A connection to `address` that is there already, and what is spoken on it.
@@ -194,31 +194,16 @@ impl Upstream {
 
     /// Dials a connection for many requests, once for all that wait for one.
     async fn dial_shared(self: &Arc<Self>, key: Key, generation: u64) -> Result<H2, Failure> {
-        let mut dialled = {
-            let mut dialling = self.dialling.lock();
-            let under_way = dialling.iter().find(|(of, _)| *of == (key, generation));
-            if let Some((_, dialled)) = under_way {
-                dialled.clone()
-            } else {
-                let (tell, dialled) = watch::channel(None);
-                dialling.push(((key, generation), dialled.clone()));
-                let upstream = Arc::clone(self);
-                let _running = drain::spawn("dial", async move {
-                    let made = upstream.dial_h2(key, generation).await;
-                    if let Ok(made) = &made {
-                        upstream.pool.add(key, made.clone());
-                    }
-                    upstream.dialling.lock().retain(|(of, _)| *of != (key, generation));
-                    tell.send_replace(Some(made));
-                });
-                dialled
+        let upstream = Arc::clone(self);
+        let dial = async move || {
+            let made = upstream.dial_h2(key, generation).await;
+            if let Ok(made) = &made {
+                upstream.pool.add(key, made.clone());
             }
+            made
         };
-        match dialled.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(made)) => made.clone(),
-            // The dialling task can only have panicked.
-            Ok(None) | Err(_) => Err(Failure::Internal),
-        }
+        // The dialling task can only have panicked.
+        self.dials.join((key, generation), dial).await.unwrap_or(Err(Failure::Internal))
     }
 
     async fn dial_h2(&self, (address, link): Key, generation: u64) -> Dialled {
