@@ -10,6 +10,7 @@
 mod check;
 mod defaults;
 mod intercept;
+mod simulate;
 
 use std::{ffi::OsString, fmt::Display, io::Write, process::ExitCode};
 
@@ -47,6 +48,8 @@ enum Command {
     Defaults,
     /// Install, print, verify or remove the packet rules that lead a pod's traffic here.
     Intercept(intercept::Args),
+    /// Simulate services under load and faults, with our rules and those of others.
+    Simulate(simulate::Args),
 }
 
 /// Runs what `args` ask for; the first of them is the program's name.
@@ -62,6 +65,7 @@ where
         Some(Command::Check(args)) => check::run(&args, out),
         Some(Command::Defaults) => defaults::run(out),
         Some(Command::Intercept(args)) => intercept::run(&args, out, err),
+        Some(Command::Simulate(args)) => simulate::run(&args, out, err),
         None => match Settings::new(&line.flags) {
             Ok(settings) => Ok(crate::app::run(&settings, err)),
             Err(errors) => {

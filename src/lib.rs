@@ -13,5 +13,6 @@ pub mod intercept;
 pub mod policy;
 pub mod proxy;
 pub mod resilience;
+pub mod simulate;
 pub mod telemetry;
 pub mod transport;
