@@ -8,7 +8,7 @@ use super::{
 };
 
 /// What decides and never acts; see [`IMPURE`].
-const PURE: &[&str] = &["resilience", "endpoint", "policy"];
+const PURE: &[&str] = &["resilience", "endpoint", "policy", "simulate"];
 
 /// What no [`PURE`] module names: it would read a clock, do IO, hold a lock or log.
 const IMPURE: &[&str] = &[
@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("drain", &[]),
     ("intercept", &[]),
     ("config", &["policy", "resilience", "endpoint", "clock", "drain"]),
+    ("simulate", &["config", "policy", "resilience", "endpoint"]),
     ("telemetry", &["policy", "resilience", "endpoint"]),
     ("identity", &["clock", "drain", "telemetry"]),
     ("discovery", &["policy", "endpoint", "clock", "drain", "telemetry"]),
@@ -78,7 +79,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("cli", &["app", "config", "policy", "endpoint", "intercept"]),
+    (
+        "cli",
+        &["app", "clock", "config", "policy", "resilience", "endpoint", "intercept", "simulate"],
+    ),
 ];
 
 /// Crates that only some places name: a prefix of the path below `src`.
@@ -91,6 +95,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("nix", &["intercept", "transport", "app", "drain", "main"]),
     ("notify", &["config/", "identity/", "discovery"]),
     ("pingora_core", &["app", "drain", "discovery", "main"]),
+    ("pingora_ketama", &["resilience"]),
     ("prometheus", &["telemetry"]),
     ("rustls", &["identity", "transport/tls"]),
     ("serde_saphyr", &["config/"]),
@@ -236,7 +241,8 @@ mod checks {
     fn every_layer_names_layers_below_it() {
         let mut below = BTreeSet::new();
         let order = ["endpoint", "resilience", "policy", "clock", "drain", "intercept"];
-        let upper = ["telemetry", "config", "identity", "discovery", "transport", "proxy"];
+        let upper =
+            ["telemetry", "config", "simulate", "identity", "discovery", "transport", "proxy"];
         for module in order.iter().chain(&upper).chain(&["admin", "app", "cli"]) {
             let (_, allowed) = LAYERS.iter().find(|(name, _)| name == module).unwrap();
             assert!(allowed.iter().all(|it| below.contains(it)), "{module}: {allowed:?}");
