@@ -165,10 +165,23 @@ impl Host {
         T: Send + 'static,
         F: Future<Output = T>,
     {
+        self.start_for(PATIENCE, work)
+    }
+
+    /// The same, of what may take as long as `patience`: it is told when to end.
+    pub(crate) fn start_for<T, F>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> Running<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T>,
+    {
         let here = self.name().to_owned();
         let work = move || async move {
-            let ended = time::timeout(PATIENCE, work()).await;
-            ended.unwrap_or_else(|_| panic!("`{here}` did not finish within {PATIENCE:?}"))
+            let ended = time::timeout(patience, work()).await;
+            ended.unwrap_or_else(|_| panic!("`{here}` did not finish within {patience:?}"))
         };
         Running { thread: self.thread(work) }
     }

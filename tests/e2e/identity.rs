@@ -120,7 +120,7 @@ fn bad_server() {
     }
     assert_eq!(client.count(HANDSHAKES, &[("result", "ok")]), 0);
     assert_eq!(client.count(FALLBACKS, &[]), 0);
-    client.log(&["\"reason\":\"tls_identity\"", "\"status\":502", "\"attempts\":2"]);
+    client.log(&["\"reason\":\"tls_identity\"", "\"status\":502", "\"attempts\":3"]);
 }
 
 /// A mesh server with `certificate` that keeps what gets through to it, in plaintext or not.
@@ -191,7 +191,7 @@ fn refused_by_the_server() {
         web::upgrade_to_echo(outbound(), ORDERS).await.map(drop).map_err(|it| it.to_string())
     });
     assert_eq!(upgraded, Err("no upgrade: 502 Bad Gateway".into()));
-    pair.client.log(&["\"reason\":\"tls_identity\"", "\"attempts\":2"]);
+    pair.client.log(&["\"reason\":\"tls_identity\"", "\"attempts\":3"]);
     // It comes right by itself when the server knows the old one, too.
     pair.mesh.write("orders", &new.leaf("orders"), &both);
     pair.server.log(&["identity rotated", "\"generation\":3"]);

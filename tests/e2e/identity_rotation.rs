@@ -2,6 +2,10 @@
 
 use http::Version;
 use remora_certs::authority::Issued;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::oneshot,
+};
 
 use crate::{
     http as web,
@@ -13,6 +17,7 @@ use crate::{
 
 pub(crate) const CASES: &[Case] = &[
     ("identity_rotates_leaves_and_roots_under_load", rotation),
+    ("identity_no_connection_of_http_1_outlives_it", http1),
     ("identity_a_pair_that_does_not_fit_changes_nothing", half_written),
 ];
 
@@ -53,6 +58,37 @@ fn rotation() {
     assert!(asked.is_err(), "{asked:?}");
     let labels = [("side", "server"), ("result", "unknown_issuer")];
     pair.server.until(HANDSHAKES, &labels, |it| it == 1);
+}
+
+fn http1() {
+    let pair = Pair::new();
+    let (to, web) = (inbound(pair.orders.v4()), Certificate::of(&pair.mesh, &[WEB_ID], |_| ()));
+    let (go_on, rotated) = oneshot::channel();
+    let answers = pair.web.start(move || async move {
+        let mut stream = peers::dial(to, "remora-http/1.1", Some(web)).await.unwrap();
+        let first = one_more(&mut stream).await;
+        rotated.await.unwrap();
+        let second = one_more(&mut stream).await;
+        (first, second, stream.read(&mut [0]).await.unwrap())
+    });
+    pair.server.until("remora_requests_total", &[("code", "2xx")], |it| it == 1);
+    pair.mesh.issue("orders");
+    pair.server.log(&["identity rotated", "\"generation\":2"]);
+    go_on.send(()).unwrap();
+    let (first, second, rest) = answers.join();
+    assert!(!first.contains("connection: close"), "{first}");
+    assert!(second.contains("connection: close"), "{second}");
+    assert_eq!(rest, 0, "it is not closed");
+}
+
+/// Asks over a connection that may be kept, and returns the answer.
+async fn one_more(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> String {
+    stream.write_all(b"GET /status/200 HTTP/1.1\r\nhost: orders.shop\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"status 200\n") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "half an answer");
+    }
+    String::from_utf8(answer).unwrap()
 }
 
 fn half_written() {

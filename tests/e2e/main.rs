@@ -14,9 +14,15 @@
 )]
 
 mod cable;
+mod deadlines;
 mod dns;
 mod failover;
+mod faults;
+mod faults_endpoints;
+mod faults_policy;
+mod faults_retries;
 mod grpc;
+mod guards;
 mod host;
 mod hostile;
 mod hostile_frames;
@@ -55,6 +61,11 @@ fn cases() -> Vec<runner::Case> {
         identity_rotation::CASES,
         policy::CASES,
         failover::CASES,
+        faults_endpoints::CASES,
+        faults_retries::CASES,
+        faults_policy::CASES,
+        deadlines::CASES,
+        guards::CASES,
         lifecycle::CASES,
         protocols_http1::CASES,
         protocols_http2::CASES,

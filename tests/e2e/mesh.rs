@@ -88,6 +88,13 @@ impl Mesh {
         into
     }
 
+    /// Writes a document for the sidecar of `host`, which has not been started yet.
+    pub(crate) fn write_policy(&self, host: &Host, document: &str) {
+        let folder = self.folder.path().join("policies").join(host.name());
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        fs::write(folder.join("a.yaml"), document).expect("the folder is writable");
+    }
+
     /// A sidecar of `host` in capture mode, for the workload `account`, when it is ready.
     pub(crate) fn captured(&self, host: &Host, account: &str, options: &[&str]) -> Sidecar {
         let sidecar = self.start(host, account, &[&["--mode", "capture"], options].concat());

@@ -127,7 +127,7 @@ pub(crate) fn readable_dir() -> TempDir {
 }
 
 /// A sidecar that is not running yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Setup {
     arguments: Vec<String>,
 }

@@ -28,6 +28,8 @@ pub(crate) async fn connect_from(
     if let Some(from) = from {
         socket.bind(from)?;
     }
+    // An application does not wait for its own packets to be acknowledged.
+    socket.set_nodelay(true)?;
     socket.connect(to).await
 }
 
