@@ -170,7 +170,8 @@ def _options():
         epilog=f"scenarios (default: {' '.join(DEFAULT)}):\n{listing}")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
     parser.add_argument("--peers", default="remora,haproxy,envoy",
-                        help=f"of {','.join(peers.PEERS)}; nginx stands in http and tcp only")
+                        help=f"of {','.join(peers.PEERS)}; nginx stands in http and tcp only; "
+                             "earlier is the build BENCH_EARLIER names")
     parser.add_argument("--rounds", type=int, default=3, help="at least 3 (default 3)")
     parser.add_argument("--secs", type=int, default=4, help="a peer's turn (default 4)")
     parser.add_argument("--quick", action="store_true", help="turns of 1 s: to see it work")

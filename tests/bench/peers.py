@@ -40,6 +40,7 @@ class Place:
         self.backend = topology.backend
         self.certificates, self.folder = certificates, folder
         self.splice, self.threads = splice, threads
+        self.binary = "BENCH_REMORA"
 
 
 # A peer is a function (topology, place) -> [(name, port that opens, command)], the half
@@ -49,6 +50,7 @@ PEERS = {
     "haproxy": (23000, haproxy.commands),
     "envoy": (24000, envoy.commands),
     "nginx": (25000, nginx.commands),
+    "earlier": (26000, remora.earlier),
 }
 
 

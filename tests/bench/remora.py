@@ -32,6 +32,14 @@ def commands(topology, place):
     return [("remora", place.entry, _outbound(topology, place, place.backend, "none", "off"))]
 
 
+def earlier(topology, place):
+    """The same of another build: what a change costs is seen in one run only."""
+    place.binary = "BENCH_EARLIER"
+    if place.binary not in os.environ:
+        raise Failed(f"which build is unknown; set {place.binary}=/path/to/remora")
+    return commands(topology, place)
+
+
 def _outbound(topology, place, upstream, identity, tls):
     policy = place.folder / f"policy-{topology.name}"
     policy.mkdir(exist_ok=True)
@@ -46,7 +54,7 @@ def _outbound(topology, place, upstream, identity, tls):
 
 
 def _sidecar(place, options, admin):
-    return [os.environ["BENCH_REMORA"], "--mode", "explicit", "--threads", place.threads,
+    return [os.environ[place.binary], "--mode", "explicit", "--threads", place.threads,
             "--admin", f"{ADDRESS}:{admin}", *options]
 
 
