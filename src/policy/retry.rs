@@ -6,7 +6,7 @@
 //! 1. What provably never reached the application is sent once more, whatever its method
 //!    and the policy, and at no cost: no load is added where none arrived. So is what a
 //!    reused connection lost before any byte of an answer, if two of it do what one does
-//!    or none of its body had been given away.
+//!    or none of its body had been given away. Unless the answer forbids it.
 //! 2. What no other try can mend is final; so is everything else where the policy is off.
 //! 3. An answer that forbids another try is obeyed.
 //! 4. A request is sent again only if that is safe (a method of the policy, an
@@ -248,7 +248,8 @@ pub enum Verdict {
 pub fn verdict(policy: &Policy, request: Request, tried: Try) -> Verdict {
     let unseen = matches!(tried.failed, Failed::Unsent | Failed::Unprocessed);
     let limit = policy.attempts.saturating_add(1);
-    if tried.at_hand && !tried.again && (unseen || is_harmless(request, tried)) {
+    let free = unseen || is_harmless(request, tried);
+    if free && tried.at_hand && !tried.again && tried.said != Said::Never {
         return if tried.tries < limit.max(TRIES_MAX) { Verdict::Again } else { Verdict::Limit };
     }
     if policy.mode == Mode::Off || !may_be_mended(policy, tried) {

@@ -143,6 +143,13 @@ fn the_answer_that_forbids_another_try_is_obeyed() {
 }
 
 #[test]
+fn a_free_try_is_forbidden_too() {
+    let tried = Try { said: Said::Never, ..first(Failed::Unprocessed) };
+    assert_eq!(verdict(&policy(), GET, tried), Verdict::Forbidden);
+    assert_eq!(verdict(&off(), GET, tried), Verdict::Final);
+}
+
+#[test]
 fn the_wait_an_answer_asks_for_is_passed_on() {
     for asked in [SOON, Asked::Exactly(Duration::ZERO)] {
         let told = Try { said: Said::After(asked), ..first(Failed::Status(503)) };
