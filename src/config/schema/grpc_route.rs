@@ -12,11 +12,10 @@
 
 use super::{
     super::{
-        decode::{Decoder, Fields, Shape},
-        report::Place,
+        decode::{Decoder, Shape},
         yaml::Node,
     },
-    route::{self, MATCHES_MAX, RouteDocument},
+    route::{self, Kind, RouteDocument},
 };
 use crate::policy::PathMatch;
 
@@ -39,24 +38,8 @@ pub(super) fn decode(
     spec: &Node,
     namespace: &str,
 ) -> Option<RouteDocument> {
-    route::document(decoder, spec, namespace, (&RULE, matches))
-}
-
-fn matches(decoder: &mut Decoder<'_>, rule: &Node, fields: Fields<'_>) -> Vec<(Place, PathMatch)> {
-    let any = || PathMatch::Prefix("/".to_owned());
-    let Some(node) = fields.get("matches") else {
-        return vec![(decoder.place(rule.at), any())];
-    };
-    let mut matches = Vec::new();
-    for node in decoder.items(node, MATCHES_MAX).unwrap_or_default() {
-        let Some(fields) = decoder.fields(node, &MATCH) else { continue };
-        let path = match fields.get("method") {
-            None => Some(any()),
-            Some(node) => method(decoder, node),
-        };
-        matches.extend(path.map(|path| (decoder.place(node.at), path)));
-    }
-    matches
+    let kind = Kind { rule: &RULE, matched: &MATCH, key: "method", read: method };
+    route::document(decoder, spec, namespace, &kind)
 }
 
 fn method(decoder: &mut Decoder<'_>, node: &Node) -> Option<PathMatch> {

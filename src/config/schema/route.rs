@@ -26,7 +26,7 @@ use crate::policy::{Backend, PathMatch, ServiceName, route::RouteRetry};
 /// The standard's limits: what is over them could not be applied to a cluster.
 const PARENTS_MAX: usize = 32;
 const RULES_MAX: usize = 16;
-pub(super) const MATCHES_MAX: usize = 64;
+const MATCHES_MAX: usize = 64;
 const BACKENDS_MAX: usize = 16;
 const WEIGHT_MAX: u32 = 1_000_000;
 const PATH_LEN_MAX: usize = 1_024;
@@ -109,8 +109,17 @@ pub(in super::super) struct RouteRule {
     pub(in super::super) retry: Option<(Place, RouteRetry)>,
 }
 
-/// Reads the matches of a rule.
-type Matches = fn(&mut Decoder<'_>, &Node, Fields<'_>) -> Vec<(Place, PathMatch)>;
+/// What tells one kind of route from another.
+pub(super) struct Kind {
+    /// The keys of a rule.
+    pub(super) rule: &'static Shape,
+    /// The keys of a match.
+    pub(super) matched: &'static Shape,
+    /// The one of them that says for which path it is.
+    pub(super) key: &'static str,
+    /// How that is read.
+    pub(super) read: fn(&mut Decoder<'_>, &Node) -> Option<PathMatch>,
+}
 
 /// Reads the `spec`.
 pub(super) fn decode(
@@ -118,7 +127,8 @@ pub(super) fn decode(
     spec: &Node,
     namespace: &str,
 ) -> Option<RouteDocument> {
-    document(decoder, spec, namespace, (&RULE, matches))
+    let kind = Kind { rule: &RULE, matched: &MATCH, key: "path", read: path };
+    document(decoder, spec, namespace, &kind)
 }
 
 /// Reads the `spec` of a route whose rules have the keys of `rule`.
@@ -126,7 +136,7 @@ pub(super) fn document(
     decoder: &mut Decoder<'_>,
     spec: &Node,
     namespace: &str,
-    (rule, matches): (&Shape, Matches),
+    kind: &Kind,
 ) -> Option<RouteDocument> {
     let fields = decoder.fields(spec, &SPEC)?;
     let parents = fields.get("parentRefs").and_then(|it| decoder.items(it, PARENTS_MAX));
@@ -135,9 +145,9 @@ pub(super) fn document(
     let items = fields.get("rules").and_then(|it| decoder.items(it, RULES_MAX));
     let mut rules: Vec<RouteRule> = Vec::new();
     for (index, node) in items.unwrap_or_default().iter().enumerate() {
-        let Some(fields) = decoder.fields(node, rule) else { continue };
+        let Some(fields) = decoder.fields(node, kind.rule) else { continue };
         let name = rule_name(decoder, fields, &rules);
-        let matches = matches(decoder, node, fields);
+        let matches = matches(decoder, node, fields, kind);
         let (request_timeout, try_timeout) = timeouts(decoder, fields);
         let retry = fields.get("retry").and_then(|it| retry(decoder, it));
         let backends = backends(decoder, fields, namespace);
@@ -192,17 +202,23 @@ fn rule_name<'n>(
     Some(name)
 }
 
-fn matches(decoder: &mut Decoder<'_>, rule: &Node, fields: Fields<'_>) -> Vec<(Place, PathMatch)> {
+fn matches(
+    decoder: &mut Decoder<'_>,
+    rule: &Node,
+    fields: Fields<'_>,
+    kind: &Kind,
+) -> Vec<(Place, PathMatch)> {
+    let Kind { matched, key, read, .. } = kind;
     let any = || PathMatch::Prefix("/".to_owned());
     let Some(node) = fields.get("matches") else {
         return vec![(decoder.place(rule.at), any())];
     };
     let mut matches = Vec::new();
     for node in decoder.items(node, MATCHES_MAX).unwrap_or_default() {
-        let Some(fields) = decoder.fields(node, &MATCH) else { continue };
-        let path = match fields.get("path") {
+        let Some(fields) = decoder.fields(node, matched) else { continue };
+        let path = match fields.get(key) {
             None => Some(any()),
-            Some(node) => path(decoder, node),
+            Some(node) => read(decoder, node),
         };
         matches.extend(path.map(|path| (decoder.place(node.at), path)));
     }
