@@ -102,21 +102,8 @@ pub fn begin<B>(
         // 9113, section 8.3.1, says the same of `:authority`.
         fields.insert(header::HOST, host);
     }
-    let facts = Facts {
-        version: spoken,
-        manner,
-        idempotent: request.method().is_idempotent(),
-        grpc,
-        client,
-        started: now,
-        timeout: None,
-        idle: None,
-        deadline: None,
-        ends: timeout.map(|it| now + it),
-        late: Failure::RequestTimeout,
-        retried,
-        trace: None,
-    };
+    let ends = timeout.map(|it| now + it);
+    let facts = Facts { manner, grpc, ends, retried, ..Facts::new(spoken, client, now) };
     Ok(Begun { facts, authority, said: deadline::least(timeout, left) })
 }
 

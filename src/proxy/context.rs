@@ -187,8 +187,6 @@ pub struct Facts {
     pub version: Version,
     /// Whether the exchange needs a connection of its own.
     pub manner: Manner,
-    /// Whether two of it do what one does (RFC 9110, section 9.2.2).
-    pub idempotent: bool,
     /// Whether it is a gRPC call.
     pub grpc: bool,
     /// Where its client is.
@@ -209,6 +207,26 @@ pub struct Facts {
     pub retried: bool,
     /// The trace of the inbound request it is made for, where one is open.
     pub trace: Option<TraceId>,
+}
+
+impl Facts {
+    /// A plain request of `client`, that has as long as it likes.
+    pub fn new(version: Version, client: IpAddr, started: Instant) -> Self {
+        Self {
+            version,
+            manner: Manner::Plain,
+            grpc: false,
+            client,
+            started,
+            timeout: None,
+            idle: None,
+            deadline: None,
+            ends: None,
+            late: Failure::RequestTimeout,
+            retried: false,
+            trace: None,
+        }
+    }
 }
 
 /// Whether an exchange needs a connection of its own.

@@ -200,10 +200,7 @@ mod tests {
     use http::{Request, Version};
 
     use super::{
-        super::{
-            context::{Manner, Trail},
-            plan::Plan,
-        },
+        super::{context::Trail, plan::Plan},
         *,
     };
     use crate::{policy::ServicePolicy, telemetry::Metrics, transport::body::Body};
@@ -307,20 +304,6 @@ mod tests {
     }
 
     fn facts(started: Instant) -> Facts {
-        Facts {
-            version: Version::HTTP_11,
-            manner: Manner::Plain,
-            idempotent: true,
-            grpc: false,
-            client: [127, 0, 0, 1].into(),
-            started,
-            timeout: None,
-            idle: None,
-            deadline: None,
-            ends: None,
-            late: Failure::RequestTimeout,
-            retried: false,
-            trace: None,
-        }
+        Facts::new(Version::HTTP_11, [127, 0, 0, 1].into(), started)
     }
 }

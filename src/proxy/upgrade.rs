@@ -140,19 +140,8 @@ mod tests {
 
     fn facts() -> Facts {
         Facts {
-            version: Version::HTTP_11,
             manner: Manner::Upgrade,
-            idempotent: true,
-            grpc: false,
-            client: [127, 0, 0, 1].into(),
-            started: clock::now(),
-            timeout: None,
-            idle: None,
-            deadline: None,
-            ends: None,
-            late: Failure::RequestTimeout,
-            retried: false,
-            trace: None,
+            ..Facts::new(Version::HTTP_11, [127, 0, 0, 1].into(), clock::now())
         }
     }
 }

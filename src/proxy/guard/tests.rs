@@ -1,10 +1,7 @@
 use http::HeaderValue;
 
 use super::*;
-use crate::{
-    proxy::context::Manner,
-    resilience::{limiter, rate::Rate},
-};
+use crate::resilience::{limiter, rate::Rate};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -248,21 +245,7 @@ impl World {
     }
 
     fn facts(&self) -> Facts {
-        Facts {
-            version: http::Version::HTTP_11,
-            manner: Manner::Plain,
-            idempotent: true,
-            grpc: false,
-            client: [127, 0, 0, 1].into(),
-            started: self.start,
-            timeout: None,
-            idle: None,
-            deadline: None,
-            ends: None,
-            late: Failure::RequestTimeout,
-            retried: false,
-            trace: None,
-        }
+        Facts::new(http::Version::HTTP_11, [127, 0, 0, 1].into(), self.start)
     }
 }
 

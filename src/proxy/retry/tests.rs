@@ -9,7 +9,7 @@ use crate::{
     clock,
     endpoint::{Endpoint, EndpointSet},
     policy::ServicePolicy,
-    proxy::{context::Manner, failure::Failure, judge},
+    proxy::judge,
     resilience::{
         Mode, hedge,
         service::{Ask, Config, RouteId},
@@ -51,7 +51,7 @@ async fn a_get_has_three_tries_where_nothing_was_done_and_a_post_one() {
 async fn an_answer_that_forbids_another_try_is_obeyed() {
     let mut never = told(503, "", true);
     never.response.headers_mut().insert(headers::RETRY, "no".parse().unwrap());
-    let judged = judge::response(&never.response, &facts(&Method::GET), true).1;
+    let judged = judge::response(&never.response, &facts(), true).1;
     let answers = [Tried { judged, ..never }, told(200, "", true)];
     assert_eq!(status(Method::GET, answers).await, 503);
 }
@@ -92,7 +92,7 @@ async fn hedged(mode: Mode) -> (Vec<Option<Duration>>, String) {
     let mut policy = ServicePolicy::default();
     policy.retries.try_timeout = Some(Duration::from_millis(500));
     let route = metrics.route(Direction::Outbound, "shop/orders", "default");
-    let (plan, facts) = (Arc::new(Plan::new(&policy, route)), facts(&Method::GET));
+    let (plan, facts) = (Arc::new(Plan::new(&policy, route)), facts());
     let request = Request::get("http://orders/").body(Body::Empty).unwrap();
     let silent = Silent::default();
     let layer = RetryLayer { core, draw, traces: Arc::default() };
@@ -180,7 +180,7 @@ fn told(status: u16, reason: &'static str, mesh: bool) -> Tried {
     if !reason.is_empty() {
         response.headers_mut().insert(headers::REASON, reason.parse().unwrap());
     }
-    let (_, judged) = judge::response(&response, &facts(&Method::GET), mesh);
+    let (_, judged) = judge::response(&response, &facts(), mesh);
     Tried { response, judged, permit: None, trail: Trail { mesh, ..Trail::default() } }
 }
 
@@ -193,7 +193,7 @@ async fn status(method: Method, answers: impl Into<VecDeque<Tried>>) -> u16 {
     let endpoints = Endpoints(Arc::new(Mutex::new(answers.into())));
     let route = metrics.route(Direction::Outbound, "shop/orders", "default");
     let plan = Arc::new(Plan::new(&ServicePolicy::default(), route));
-    let facts = facts(&method);
+    let facts = facts();
     let request = Request::builder().method(method).body(Body::Empty).unwrap();
     let draw = Arc::new(Draw::new(7));
     let traces = Arc::new(Traces::default());
@@ -202,20 +202,6 @@ async fn status(method: Method, answers: impl Into<VecDeque<Tried>>) -> u16 {
     answer.unwrap().response.status().as_u16()
 }
 
-fn facts(method: &Method) -> Facts {
-    Facts {
-        version: Version::HTTP_11,
-        manner: Manner::Plain,
-        idempotent: method.is_idempotent(),
-        grpc: false,
-        client: [127, 0, 0, 1].into(),
-        started: clock::now(),
-        timeout: None,
-        idle: None,
-        deadline: None,
-        ends: None,
-        late: Failure::RequestTimeout,
-        retried: false,
-        trace: None,
-    }
+fn facts() -> Facts {
+    Facts::new(Version::HTTP_11, [127, 0, 0, 1].into(), clock::now())
 }
