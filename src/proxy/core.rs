@@ -118,11 +118,7 @@ impl Core {
     ///
     /// Why there is none to be had.
     pub fn pick(self: &Arc<Self>, ask: Ask<'_>, draw: &Draw) -> Result<Permit, Refused> {
-        let mut machine = self.machine.lock();
-        let picked = machine.pick(ask, &mut || draw.next());
-        let changes = machine.changes();
-        self.told(machine, changes);
-        let pick = picked?;
+        let pick = self.decide(|machine| machine.pick(ask, &mut || draw.next()))?;
         if pick.panic {
             self.metrics.panic_pick();
         }
@@ -184,11 +180,7 @@ impl Core {
         now: Instant,
         draw: &Draw,
     ) -> Result<(Duration, Leave), Grant> {
-        let mut machine = self.machine.lock();
-        let grant = machine.retry(wish, now, &mut || draw.next());
-        let changes = machine.changes();
-        self.told(machine, changes);
-        match grant {
+        match self.decide(|machine| machine.retry(wish, now, &mut || draw.next())) {
             Grant::After(wait) => Ok((wait, Leave(Some(Arc::clone(self))))),
             refused @ (Grant::Exhausted | Grant::Deadline) => Err(refused),
         }
@@ -200,8 +192,8 @@ impl Core {
     }
 
     /// How long to wait for an answer before a hedge is worth it.
-    pub fn hedge_after(&self, route: RouteId) -> Option<Duration> {
-        self.machine.lock().hedge_after(route)
+    pub fn hedge_after(&self) -> Option<Duration> {
+        self.machine.lock().hedge_after()
     }
 
     /// Asks for a hedge.
@@ -210,34 +202,38 @@ impl Core {
     ///
     /// Why there is to be none; never [`hedge::Verdict::Granted`].
     pub fn hedge(self: &Arc<Self>, now: Instant) -> Result<Leave, hedge::Verdict> {
-        let mut machine = self.machine.lock();
-        let verdict = machine.hedge(now);
-        let changes = machine.changes();
-        self.told(machine, changes);
-        match verdict {
+        match self.decide(|machine| machine.hedge(now)) {
             hedge::Verdict::Granted => Ok(Leave(Some(Arc::clone(self)))),
             refused @ (hedge::Verdict::WouldSend | hedge::Verdict::Exhausted) => Err(refused),
         }
     }
 
     fn settle(&self, token: Token, outcome: Outcome, now: Instant) {
-        let mut machine = self.machine.lock();
-        machine.settle(token, outcome, now);
-        if outcome == Outcome::ConnectFailed {
-            self.show(&machine);
-        }
-        let changes = machine.changes();
-        self.told(machine, changes);
+        self.decide(|machine| {
+            machine.settle(token, outcome, now);
+            if outcome == Outcome::ConnectFailed {
+                self.show(machine);
+            }
+        });
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.room.notify_one();
         }
     }
 
-    /// Counts and logs what has happened, once the lock is no longer held.
-    fn told(&self, machine: parking_lot::MutexGuard<'_, Machine>, changes: Option<Vec<Change>>) {
-        let Some(changes) = changes else { return };
-        self.show(&machine);
-        drop(machine);
+    /// Has a decision made under the lock. What has happened by it is counted and logged once
+    /// the lock is no longer held.
+    fn decide<T>(&self, decision: impl FnOnce(&mut Machine) -> T) -> T {
+        let mut machine = self.machine.lock();
+        let decided = decision(&mut machine);
+        if let Some(changes) = machine.changes() {
+            self.show(&machine);
+            drop(machine);
+            self.tell(changes);
+        }
+        decided
+    }
+
+    fn tell(&self, changes: Vec<Change>) {
         for Change { address, to, why } in changes {
             self.metrics.breaker(to);
             let (service, endpoint) = (&self.label, address.map(tracing::field::display));

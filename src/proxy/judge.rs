@@ -38,8 +38,6 @@ pub struct Judged {
     pub failed: Failed,
     /// What the answer asks for.
     pub said: Said,
-    /// What the sidecar of the endpoint says has failed there.
-    pub reported: Option<Failure>,
 }
 
 /// Judges the head of a response; `mesh` says that its endpoint is believed.
@@ -82,7 +80,7 @@ pub fn response<B>(response: &Response<B>, facts: &Facts, mesh: bool) -> (Outcom
         | Failed::Status(_)
         | Failed::Final => Outcome::Failure,
     };
-    (outcome, Some(Judged { failed, said, reported }))
+    (outcome, Some(Judged { failed, said }))
 }
 
 /// Judges the trailers of a gRPC response; `None` where they say nothing new.

@@ -55,14 +55,14 @@ pub struct RetryLayer {
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
-    layer: RetryLayer,
+    layer: Arc<RetryLayer>,
 }
 
 impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry { inner, layer: self.clone() }
+        Retry { inner, layer: Arc::new(self.clone()) }
     }
 }
 
@@ -83,7 +83,7 @@ where
         let (facts, plan, what) = (call.facts, Arc::clone(&call.plan), what(&call));
         let spare = Spare::of(&mut call);
         let hedges = spare.as_ref().is_some_and(|it| !it.has_body()) && repeats(&plan, what);
-        let hedge = if hedges { self.layer.core.hedge_after(plan.id) } else { None };
+        let hedge = if hedges { self.layer.core.hedge_after() } else { None };
         let limits = (&*self.layer.core, &facts, &*plan);
         let timeout = try_timeout(limits, repeats(&plan, what), 0, facts.started);
         let first = Try { call, avoid: None, kind: Kind::First, leave: None, timeout };
@@ -91,7 +91,7 @@ where
         Retrying {
             trying: inner.call(first),
             inner,
-            layer: self.layer.clone(),
+            layer: Arc::clone(&self.layer),
             facts,
             plan,
             what,
@@ -109,7 +109,7 @@ where
 pub struct Retrying<S: Service<Try>> {
     trying: S::Future,
     inner: S,
-    layer: RetryLayer,
+    layer: Arc<RetryLayer>,
     facts: Facts,
     plan: Arc<Plan>,
     what: retry::Request,
@@ -218,7 +218,7 @@ where
 
     /// Asks for leave to try again, after a wait.
     fn ask(&self, after: Option<Asked>) -> Option<(Duration, Leave)> {
-        let RetryLayer { core, draw, .. } = &self.layer;
+        let RetryLayer { core, draw, .. } = &*self.layer;
         let now = clock::now();
         let left =
             self.facts.timeout.map(|it| (self.facts.started + it).saturating_duration_since(now));

@@ -96,7 +96,7 @@ impl Budget {
     }
 }
 
-/// How long the answers of one route take.
+/// How long the answers of one service take.
 ///
 /// Answers are counted in two halves of [`REFRESH`] each, or longer where there are few:
 /// when the second is full, the time to hedge after is taken from both, and the first is

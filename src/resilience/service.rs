@@ -220,7 +220,7 @@ impl Service {
 
     /// How long to wait for an answer before a hedge is worth it; `None` where there is to
     /// be none.
-    pub fn hedge_after(&self, _route: RouteId) -> Option<Duration> {
+    pub fn hedge_after(&self) -> Option<Duration> {
         self.hedges.as_ref()?.latencies.after(&self.config.hedge)
     }
 

@@ -214,7 +214,7 @@ impl Ours {
     /// As [`super::rules::Caller::hedge_after`].
     pub(super) fn hedge_after(&self, request: Request) -> Option<At> {
         let may = request.idempotent && !(request.inherited && self.chain);
-        self.service.hedge_after(RouteId::default()).filter(|_| may).map(nanos)
+        self.service.hedge_after().filter(|_| may).map(nanos)
     }
 
     /// As [`super::rules::Caller::hedge`].

@@ -215,13 +215,13 @@ fn what_is_known_outlives_a_change_of_what_does_not_concern_it() {
 fn a_hedge_is_sent_once_latencies_are_known_and_there_is_a_budget() {
     let hedge = hedge::Config { mode: Mode::Enforce, percent: 5 };
     let mut world = World::new(Config { hedge, ..Config::default() });
-    assert_eq!(world.service.hedge_after(RouteId::default()), None);
+    assert_eq!(world.service.hedge_after(), None);
     for _ in 0..400 {
         let pick = world.pick(Kind::First).unwrap();
         world.now += Duration::from_millis(20);
         world.service.settle(pick.token, Outcome::Success, world.now);
     }
-    let after = world.service.hedge_after(RouteId::default()).unwrap();
+    let after = world.service.hedge_after().unwrap();
     assert!((Duration::from_millis(10)..Duration::from_millis(40)).contains(&after), "{after:?}");
     assert_eq!(world.service.hedge(world.now), hedge::Verdict::Granted);
     assert_eq!(world.service.granted(), 1);
