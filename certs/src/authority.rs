@@ -22,29 +22,28 @@
 
 mod error;
 mod given;
+mod leaf;
+mod secret;
 mod setup;
 
-use std::{fmt, fs, net::IpAddr, path::Path, time::Duration};
+use std::{fmt, fs, path::Path, time::Duration};
 
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData, SanType,
-    SerialNumber, SignatureAlgorithm, SigningKey,
-};
+use rcgen::{CertificateParams, DistinguishedName, Issuer, SerialNumber};
 use rustls::crypto::aws_lc_rs::default_provider;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+pub(crate) use self::secret::Secret;
 pub use self::{
     error::{Error, Unfit},
-    setup::{Setup, Source, create, setup},
+    leaf::{Issued, Leaf, Signed},
+    setup::{Lives, Next, Setup, Source, create, fresh, next, setup, take_over},
 };
 use crate::{
     bundle::Bundle,
-    folder::{self, File},
-    pem,
     spiffe_id::{SpiffeId, trust_domain},
-    x509::Facts,
+    x509::{self, Facts},
 };
 
 /// The file of the root certificate.
@@ -83,19 +82,6 @@ pub enum Key {
     P384,
 }
 
-/// What a new leaf is to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Leaf<'a> {
-    /// Whose it is.
-    pub id: &'a SpiffeId,
-    /// How long it is valid.
-    pub life: Duration,
-    /// Host names beside the SPIFFE id, usually none.
-    pub dns_names: &'a [String],
-    /// Addresses beside the SPIFFE id, usually none.
-    pub addresses: &'a [IpAddr],
-}
-
 /// An issuer that can sign leaves.
 pub struct Authority {
     issuer: Issuer<'static, Secret>,
@@ -103,12 +89,25 @@ pub struct Authority {
     issuer_pem: String,
     root_pem: String,
     trust_domain: String,
+    /// SHA-256 of the issuer's certificate.
+    fingerprint: String,
     not_after: Duration,
     leaf_key: Key,
 }
 
-/// A private key that is wiped when dropped.
-struct Secret(Zeroizing<KeyPair>);
+/// An authority as texts, for those that keep it elsewhere than in a folder.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Pem {
+    /// The root's certificate; several where several vouch for the issuer.
+    pub root: String,
+    /// The issuer's certificate, and those between it and the root.
+    pub issuer: String,
+    /// The issuer's key.
+    #[serde(serialize_with = "secret::serialize", deserialize_with = "secret::deserialize")]
+    pub key: Zeroizing<String>,
+    /// The trust domain it signs for.
+    pub trust_domain: String,
+}
 
 /// The parts of an authority, wherever they come from.
 struct Parts<'a> {
@@ -120,18 +119,6 @@ struct Parts<'a> {
     paths: [&'a Path; 3],
     /// Of an issuer whose certificate names none.
     trust_domain: Option<String>,
-}
-
-/// A leaf as the files a sidecar watches.
-pub struct Issued {
-    /// `tls.crt`: the leaf, then the issuer.
-    pub chain: String,
-    /// `tls.key`.
-    pub key: Zeroizing<String>,
-    /// `ca.crt`: the root.
-    pub roots: String,
-    /// When the leaf ends, since the Unix epoch.
-    pub not_after: Duration,
 }
 
 impl Authority {
@@ -151,6 +138,30 @@ impl Authority {
         Self::of(Parts { issuer_pem, root_pem, key, paths, trust_domain })
     }
 
+    /// Reads an issuer back from texts.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is damaged, or the key is not the issuer's; they are named as the
+    /// files of [`Authority::open`] are.
+    pub fn from_pem(pem: &Pem) -> Result<Self, Error> {
+        let paths = [ISSUER_CERTIFICATE, ROOT_CERTIFICATE, ISSUER_KEY].map(Path::new);
+        let key = Secret::from_pem(&pem.key).ok_or_else(|| Error::Key(paths[2].to_owned()))?;
+        let (issuer_pem, root_pem) = (pem.issuer.clone(), pem.root.clone());
+        let trust_domain = Some(pem.trust_domain.clone());
+        Self::of(Parts { issuer_pem, root_pem, key, paths, trust_domain })
+    }
+
+    /// The texts that [`Authority::from_pem`] reads; the root's key is not among them.
+    pub fn to_pem(&self) -> Pem {
+        Pem {
+            root: self.root_pem.clone(),
+            issuer: self.issuer_pem.clone(),
+            key: self.issuer.key().pem().clone(),
+            trust_domain: self.trust_domain.clone(),
+        }
+    }
+
     fn of(parts: Parts<'_>) -> Result<Self, Error> {
         let Parts { issuer_pem, root_pem, key, paths: [path, root_path, key_path], .. } = parts;
         let bundle = |path: &Path, text: &str| {
@@ -163,14 +174,16 @@ impl Authority {
         let der = chain.roots().first().ok_or_else(unnamed)?;
         let facts = Facts::of(der).map_err(|_| unnamed())?;
         let name = own_trust_domain(&facts).or(parts.trust_domain).ok_or_else(unnamed)?;
+        let fingerprint = x509::fingerprint(der);
         trust_domain(&name).map_err(|reason| Error::TrustDomain { name: name.clone(), reason })?;
         if !key.is_of(&facts) {
             return Err(Error::Key(key_path.to_owned()));
         }
         let leaf_key = key.kind();
         let issuer = Issuer::from_ca_cert_der(der, key)?;
-        let not_after = ends(&chain).min().min(ends(&roots).max()).unwrap_or_default();
-        Ok(Self { issuer, issuer_pem, root_pem, trust_domain: name, not_after, leaf_key })
+        let not_after = end(&chain, &roots);
+        let trust_domain = name;
+        Ok(Self { issuer, issuer_pem, root_pem, trust_domain, fingerprint, not_after, leaf_key })
     }
 
     /// The trust domain it signs for.
@@ -178,57 +191,25 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// The root's certificate in PEM, or those of several.
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// SHA-256 of the issuer's certificate, in lower-case hexadecimal.
+    pub fn issuer_fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// When the issuer, or what vouches for it, ends: since the Unix epoch.
     pub fn not_after(&self) -> Duration {
         self.not_after
     }
-
-    /// Signs a leaf with a fresh key.
-    ///
-    /// # Errors
-    ///
-    /// When the id is not a workload of the trust domain, or the leaf would outlive the
-    /// issuer.
-    pub fn issue(&self, leaf: &Leaf<'_>, now: Duration) -> Result<Issued, Error> {
-        if leaf.id.trust_domain() != self.trust_domain {
-            let trust_domain = self.trust_domain.clone();
-            return Err(Error::OtherTrustDomain { id: leaf.id.clone(), trust_domain });
-        }
-        if leaf.id.path().is_empty() {
-            return Err(Error::NoPath(leaf.id.clone()));
-        }
-        let left = self.not_after.checked_sub(now).ok_or(Error::IssuerEnded)?;
-        if left < leaf.life {
-            return Err(Error::LongerThanSigner { asked: leaf.life, left });
-        }
-        let mut params = params(leaf.life, now)?;
-        params.subject_alt_names = names(leaf)?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        let key = Secret::generate(self.leaf_key)?;
-        let chain = params.signed_by(&key, &self.issuer)?.pem() + &self.issuer_pem;
-        let not_after = Duration::from_secs((now + leaf.life).as_secs());
-        Ok(Issued { chain, key: key.pem(), roots: self.root_pem.clone(), not_after })
-    }
 }
 
-impl Issued {
-    /// Writes `tls.crt`, `tls.key` and `ca.crt` into `folder` by one atomic swap.
-    ///
-    /// # Errors
-    ///
-    /// As [`folder::replace`].
-    pub fn write(&self, folder: &Path, now: Duration) -> Result<(), folder::Error> {
-        let public = |name, content| File { name, content, secret: false };
-        let files = [
-            public("tls.crt", self.chain.as_bytes()),
-            File { name: "tls.key", content: self.key.as_bytes(), secret: true },
-            public("ca.crt", self.roots.as_bytes()),
-        ];
-        folder::replace(folder, &files, now)
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pem").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
     }
 }
 
@@ -237,12 +218,6 @@ impl fmt::Debug for Authority {
         f.debug_struct("Authority")
             .field("trust_domain", &self.trust_domain)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Issued {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -276,71 +251,16 @@ fn random<const N: usize>() -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
-fn names(leaf: &Leaf<'_>) -> Result<Vec<SanType>, Error> {
-    let mut names = vec![SanType::URI(leaf.id.as_str().try_into()?)];
-    for name in leaf.dns_names {
-        let dns = name.as_str().try_into().map_err(|_| Error::DnsName(name.clone()))?;
-        names.push(SanType::DnsName(dns));
-    }
-    names.extend(leaf.addresses.iter().map(|it| SanType::IpAddress(*it)));
-    Ok(names)
-}
-
-impl Secret {
-    fn generate(kind: Key) -> Result<Self, Error> {
-        let algorithm = match kind {
-            Key::P256 => &PKCS_ECDSA_P256_SHA256,
-            Key::P384 => &PKCS_ECDSA_P384_SHA384,
-        };
-        Ok(Self(Zeroizing::new(KeyPair::generate_for(algorithm)?)))
-    }
-
-    /// Reads the one private key of a file; `None` when there is not one that can be used.
-    fn read(path: &Path) -> Result<Option<Self>, Error> {
-        Ok(Self::from_pem(&Zeroizing::new(read(path)?)))
-    }
-
-    fn from_pem(file: &str) -> Option<Self> {
-        let blocks = pem::blocks(file.as_bytes()).ok()?;
-        let mut keys = blocks.iter().filter(|it| it.is_private_key());
-        let (key, None) = (keys.next()?, keys.next()) else { return None };
-        let der = Zeroizing::new(key.private_key().ok()?);
-        KeyPair::try_from(&*der).ok().map(|it| Self(Zeroizing::new(it)))
-    }
-
-    /// What leaves get below it.
-    fn kind(&self) -> Key {
-        if *self.algorithm() == PKCS_ECDSA_P384_SHA384 { Key::P384 } else { Key::P256 }
-    }
-
-    fn is_of(&self, certificate: &Facts) -> bool {
-        self.subject_public_key_info() == certificate.public_key
-    }
-
-    fn pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.serialize_pem())
-    }
-}
-
-impl PublicKeyData for Secret {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.der_bytes()
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.0.algorithm()
-    }
-}
-
-impl SigningKey for Secret {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(message)
-    }
-}
-
-/// When each of these certificates ends.
-fn ends(bundle: &Bundle) -> impl Iterator<Item = Duration> {
-    bundle.roots().iter().filter_map(|it| Facts::of(it).ok()).map(|it| it.not_after)
+/// When the first certificate of `chain` ends, or else the root that vouches for it.
+///
+/// Other roots may live longer without being of any use to the chain.
+fn end(chain: &Bundle, roots: &Bundle) -> Duration {
+    let facts = |it: &Bundle| it.roots().iter().filter_map(|it| Facts::of(it).ok()).collect();
+    let (chain, roots): (Vec<Facts>, Vec<Facts>) = (facts(chain), facts(roots));
+    let last = chain.last().map(|it| it.issuer.as_str());
+    let above = roots.iter().filter(|it| last == Some(&it.subject));
+    let (signers, root) = (chain.iter().map(|it| it.not_after), above.map(|it| it.not_after));
+    signers.chain(root.max()).min().unwrap_or_default()
 }
 
 /// The trust domain that an authority's own SPIFFE id names.

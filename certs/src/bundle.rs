@@ -4,9 +4,15 @@
 //! read is a root that operators believe to be trusted, and the peers below it fail much
 //! later. Refusals name the line.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use rustls::{RootCertStore, pki_types::CertificateDer};
+use rustls::{
+    RootCertStore,
+    client::verify_server_cert_signed_by_trust_anchor,
+    crypto::aws_lc_rs::default_provider,
+    pki_types::{CertificateDer, UnixTime},
+    server::ParsedCertificate,
+};
 
 use crate::{pem, x509::Facts};
 
@@ -90,6 +96,19 @@ impl Bundle {
     /// The certificates, in the file's order.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// Whether one of the roots vouches for `chain`, leaf first, at `now`: as a client of
+    /// the leaf's holder asks it.
+    ///
+    /// # Errors
+    ///
+    /// What rustls says.
+    pub fn vouch(&self, chain: &[CertificateDer<'_>], now: Duration) -> Result<(), rustls::Error> {
+        let (leaf, rest) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let algorithms = default_provider().signature_verification_algorithms.all;
+        let (leaf, now) = (ParsedCertificate::try_from(leaf)?, UnixTime::since_unix_epoch(now));
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.store, rest, now, algorithms)
     }
 
     /// The same, as rustls takes them.

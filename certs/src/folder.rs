@@ -12,7 +12,11 @@
 //!
 //! [`replace`] fills a new dated directory, then renames a new `..data` over the old one:
 //! a reader that resolves `..data` once sees the old files or the new, never some of each.
-//! A crash at any point leaves a complete set, old or new.
+//! A crash at any point leaves a complete set, old or new, and so does a full disk.
+//!
+//! Links to files that are new to the set are made before the swap, and those to files
+//! that have left it removed after: a reader of the names in between finds one that leads
+//! nowhere, which is an error to it, rather than a part of a set that looks whole.
 //!
 //! # Sources
 //!
@@ -33,7 +37,7 @@ use zeroize::Zeroizing;
 pub const DATA: &str = "..data";
 
 /// Sixty-four roots of the largest kind fit; nothing sensible is larger.
-const FILE_BYTES_MAX: usize = 256 * 1024;
+pub const FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// Somebody who swaps faster than three small files are read is not rotating certificates.
 const READ_TRIES: u32 = 3;
@@ -68,6 +72,9 @@ pub enum Error {
     /// A file of the same name is in the way that is not part of the layout.
     #[error("`{0}` is a file of its own and cannot be replaced together with the others")]
     NotALink(PathBuf),
+    /// A name that leads elsewhere, or is the layout's own.
+    #[error("`{0}` cannot be the name of a file in a folder")]
+    Name(String),
     /// A file is missing or unreadable.
     #[error("cannot read `{path}`")]
     Read {
@@ -93,18 +100,24 @@ pub enum Error {
 
 /// Writes `files` into `folder`, made when absent, in place of those of the last call.
 ///
-/// `now` is the time since the Unix epoch.
+/// Files of the last call that are not among `files` are gone, links and all. `now` is the
+/// time since the Unix epoch.
 ///
 /// # Errors
 ///
 /// When a file of that name exists outside the layout, or on IO errors; the old files are
-/// then still in place.
+/// then still in place. What cannot be cleared away of the old ones is no error, and is
+/// cleared away by the next call.
 pub fn replace(folder: &Path, files: &[File<'_>], now: Duration) -> Result<(), Error> {
     create_dir(folder, 0o755, true)?;
     // Two at once would clear away each other's directories.
     let lock = fs::File::open(folder).and_then(|it| it.lock().map(|()| it));
     let _lock = lock.map_err(|source| Error::Io { path: folder.to_owned(), source })?;
     for file in files {
+        if ["", "."].contains(&file.name) || file.name.starts_with("..") || file.name.contains('/')
+        {
+            return Err(Error::Name(file.name.to_owned()));
+        }
         let path = folder.join(file.name);
         match fs::symlink_metadata(&path) {
             Ok(it) if !it.is_symlink() => return Err(Error::NotALink(path)),
@@ -114,16 +127,15 @@ pub fn replace(folder: &Path, files: &[File<'_>], now: Duration) -> Result<(), E
     let dated = create_dated(folder, now)?;
     let fresh = folder.join(&dated);
     let filled = files.iter().try_for_each(|file| write_new(&fresh.join(file.name), file));
-    let swapped = filled.and_then(|()| swap(folder, &dated));
+    let mut links = files.iter().map(|file| (folder.join(file.name), in_data(file.name)));
+    let linked = filled.and_then(|()| links.try_for_each(|(path, target)| link(&path, &target)));
+    let swapped = linked.and_then(|()| link(&folder.join(DATA), Path::new(&dated)));
     if swapped.is_err() {
         // The set is not in use: leave no half of it behind. The first error is the one to tell.
         let _removed = fs::remove_dir_all(&fresh);
-        return swapped;
     }
-    for file in files {
-        link(&folder.join(file.name), &Path::new(DATA).join(file.name))?;
-    }
-    remove_old(folder, &dated)
+    let _cleared = clear(folder);
+    swapped
 }
 
 /// Reads the files `names` of `folder` as one set.
@@ -241,9 +253,9 @@ fn create_dated(folder: &Path, now: Duration) -> Result<String, Error> {
     }
 }
 
-/// The instant at which the new set takes the place of the old.
-fn swap(folder: &Path, dated: &str) -> Result<(), Error> {
-    link(&folder.join(DATA), Path::new(dated))
+/// What the link of a file leads to.
+fn in_data(name: impl AsRef<Path>) -> PathBuf {
+    Path::new(DATA).join(name)
 }
 
 /// Makes `path` a link to `target`, in place of what it linked to before.
@@ -253,7 +265,8 @@ fn link(path: &Path, target: &Path) -> Result<(), Error> {
     }
     let io_error = |source| Error::Io { path: path.to_owned(), source };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = path.with_file_name(format!("{name}_tmp"));
+    // Names with two dots are the layout's own, so nobody else's file can be in the way.
+    let fresh = path.with_file_name(format!("..{}_tmp", name.trim_start_matches("..")));
     match fs::remove_file(&fresh) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -262,14 +275,16 @@ fn link(path: &Path, target: &Path) -> Result<(), Error> {
     symlink(target, &fresh).and_then(|()| fs::rename(&fresh, path)).map_err(io_error)
 }
 
-/// Removes the dated directories of earlier calls.
-fn remove_old(folder: &Path, dated: &str) -> Result<(), Error> {
-    let io_error = |path: &Path, source| Error::Io { path: path.to_owned(), source };
-    for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
-        let path = entry.map_err(|source| io_error(folder, source))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if is_dated(&name) && name != dated {
-            fs::remove_dir_all(&path).map_err(|source| io_error(&path, source))?;
+/// Removes what is not of the set in use: dated directories, and links to no file of it.
+fn clear(folder: &Path) -> io::Result<()> {
+    let current = fs::read_link(folder.join(DATA)).unwrap_or_default();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = Path::new(path.file_name().unwrap_or_default());
+        if is_dated(&name.to_string_lossy()) && name != current {
+            fs::remove_dir_all(&path)?;
+        } else if fs::read_link(&path).is_ok_and(|it| it == in_data(name)) && !path.exists() {
+            fs::remove_file(&path)?;
         }
     }
     Ok(())
@@ -283,140 +298,4 @@ fn is_dated(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    #[test]
-    fn a_second_set_takes_the_place_of_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("deep/folder");
-        replace(&folder, &set(b"1"), at(1)).unwrap();
-        let first = fs::read_link(folder.join(DATA)).unwrap();
-        replace(&folder, &set(b"2"), at(2)).unwrap();
-        let second = fs::read_link(folder.join(DATA)).unwrap();
-        assert_ne!(first, second);
-        for name in ["tls.crt", "tls.key"] {
-            assert_eq!(fs::read(folder.join(name)).unwrap(), b"2");
-            assert_eq!(fs::read_link(folder.join(name)).unwrap(), Path::new(DATA).join(name));
-        }
-        // `..data`, the dated directory and two links: nothing is left of the first.
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 4);
-    }
-
-    #[test]
-    fn a_reader_never_sees_some_of_each() {
-        let dir = tempfile::tempdir().unwrap();
-        replace(dir.path(), &set(b"0"), at(0)).unwrap();
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                for round in 1..200_u64 {
-                    replace(dir.path(), &set(round.to_string().as_bytes()), at(round)).unwrap();
-                }
-            });
-            let mut sets = 0;
-            while !writer.is_finished() {
-                // Resolved once; what was removed meanwhile is read again.
-                let current = dir.path().join(fs::read_link(dir.path().join(DATA)).unwrap());
-                let read = |name| fs::read(current.join(name));
-                if let (Ok(certificate), Ok(key)) = (read("tls.crt"), read("tls.key")) {
-                    assert_eq!(certificate, key);
-                    sets += 1;
-                }
-            }
-            assert!(0 < sets);
-        });
-    }
-
-    #[test]
-    fn sets_of_one_instant_and_writers_at_once_all_arrive_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        std::thread::scope(|scope| {
-            for writer in [b"1", b"2", b"3"] {
-                scope.spawn(|| {
-                    (0..50).for_each(|_| replace(dir.path(), &set(writer), at(1)).unwrap());
-                });
-            }
-        });
-        let [certificate, key] = read(dir.path(), ["tls.crt", "tls.key"]).unwrap();
-        assert_eq!(certificate, key);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
-    }
-
-    #[test]
-    fn a_set_is_read_whole_and_bounded() {
-        let dir = tempfile::tempdir().unwrap();
-        replace(dir.path(), &set(b"1"), at(1)).unwrap();
-        let [certificate, key] = read(dir.path(), ["tls.crt", "tls.key"]).unwrap();
-        assert_eq!((&certificate[..], &key[..]), (&b"1"[..], &b"1"[..]));
-        let missing = dir.path().join("ca.crt");
-        let error = read(dir.path(), ["tls.crt", "ca.crt"]).unwrap_err();
-        assert!(matches!(error, Error::Read { path, .. } if path == missing));
-        replace(dir.path(), &set(&vec![b'x'; FILE_BYTES_MAX]), at(2)).unwrap();
-        assert!(read(dir.path(), ["tls.crt"]).is_ok());
-        replace(dir.path(), &set(&vec![b'x'; FILE_BYTES_MAX + 1]), at(3)).unwrap();
-        assert!(matches!(read(dir.path(), ["tls.crt"]), Err(Error::TooLarge(_))));
-    }
-
-    #[test]
-    fn secrets_are_for_their_owner_only() {
-        let dir = tempfile::tempdir().unwrap();
-        replace(dir.path(), &set(b"1"), at(1)).unwrap();
-        let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("tls.key"), mode("tls.crt") & 0o077), (0o600, 0o044));
-    }
-
-    #[test]
-    fn a_file_of_its_own_is_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tls.key");
-        fs::write(&path, "mine").unwrap();
-        let error = replace(dir.path(), &set(b"1"), at(1)).unwrap_err();
-        assert!(matches!(error, Error::NotALink(it) if it == path));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert_eq!(fs::read(path).unwrap(), b"mine");
-    }
-
-    #[test]
-    fn writing_anew_never_overwrites() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("root.key");
-        let file = |content| File { name: "root.key", content, secret: true };
-        write_new(&path, &file(b"first")).unwrap();
-        let error = write_new(&path, &file(b"second")).unwrap_err();
-        assert!(matches!(error, Error::Exists(it) if it == path));
-        assert_eq!(fs::read(&path).unwrap(), b"first");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let nowhere = dir.path().join("nowhere/root.key");
-        assert!(matches!(write_new(&nowhere, &file(b"x")), Err(Error::Io { .. })));
-    }
-
-    #[test]
-    fn writing_over_replaces_the_whole_file_and_its_mode() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("issuer.key");
-        fs::write(&path, "a longer one").unwrap();
-        write_over(&path, &File { name: "issuer.key", content: b"new", secret: true }).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        // A name that cannot be replaced stays, and nothing is left beside it.
-        let folder = dir.path().join("folder");
-        fs::create_dir(&folder).unwrap();
-        let file = File { name: "folder", content: b"x", secret: false };
-        assert!(matches!(write_over(&folder, &file), Err(Error::Io { .. })));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-    }
-
-    fn set(content: &[u8]) -> [File<'_>; 2] {
-        [
-            File { name: "tls.crt", content, secret: false },
-            File { name: "tls.key", content, secret: true },
-        ]
-    }
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-}
+mod tests;

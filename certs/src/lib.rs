@@ -4,9 +4,14 @@
 
 pub mod authority;
 pub mod bundle;
+pub mod csr;
+pub mod duration;
+mod ecdsa;
 pub mod folder;
+pub mod inspect;
 pub mod jwks;
 pub mod pem;
+pub mod signed;
 pub mod spiffe_id;
 pub mod svid;
 pub mod x509;

@@ -8,10 +8,21 @@
 //!
 //! - RFC 7468: <https://www.rfc-editor.org/rfc/rfc7468>
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject,
+};
+
+use zeroize::Zeroizing;
 
 /// The label of a certificate.
-pub(crate) const CERTIFICATE: &str = "CERTIFICATE";
+pub const CERTIFICATE: &str = "CERTIFICATE";
+
+/// The label of a private key that says itself of which kind it is (PKCS #8).
+pub const PRIVATE_KEY: &str = "PRIVATE KEY";
+
+/// The label of a request for a certificate.
+const REQUEST: &str = "CERTIFICATE REQUEST";
 
 /// One block, still encoded.
 #[derive(Clone, Copy)]
@@ -49,6 +60,23 @@ pub enum Error {
         /// What it says it is.
         label: String,
     },
+}
+
+/// The bytes of a line of base64 (RFC 7468, section 2): 64 characters.
+const LINE_BYTES: usize = 48;
+
+/// Writes `der` as one block; wiped when dropped, since it may be a key.
+pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let lines = der.len().div_ceil(LINE_BYTES);
+    // Sized at once: a text that grows leaves copies of a key behind.
+    let mut text = Zeroizing::new(String::with_capacity(lines * 65 + 2 * label.len() + 64));
+    text.extend(["-----BEGIN ", label, "-----\n"]);
+    for line in der.chunks(LINE_BYTES) {
+        STANDARD.encode_string(line, &mut text);
+        text.push('\n');
+    }
+    text.extend(["-----END ", label, "-----\n"]);
+    text
 }
 
 /// Splits `file` into its blocks.
@@ -94,6 +122,11 @@ impl Block<'_> {
         self.label == CERTIFICATE
     }
 
+    /// Whether it says it is a request for a certificate.
+    pub(crate) fn is_request(&self) -> bool {
+        self.label == REQUEST
+    }
+
     /// Whether it says it is a private key of some form.
     pub fn is_private_key(&self) -> bool {
         self.label.ends_with("PRIVATE KEY")
@@ -108,13 +141,18 @@ impl Block<'_> {
         CertificateDer::from_pem_slice(self.text).map_err(|_| self.damaged())
     }
 
+    /// Decodes a request's block.
+    pub(crate) fn request(&self) -> Result<CertificateSigningRequestDer<'static>, Error> {
+        CertificateSigningRequestDer::from_pem_slice(self.text).map_err(|_| self.damaged())
+    }
+
     /// Decodes a private key's block.
     pub(crate) fn private_key(&self) -> Result<PrivateKeyDer<'static>, Error> {
         PrivateKeyDer::from_pem_slice(self.text).map_err(|_| self.damaged())
     }
 
     /// The block as it stands in the file, with one line's end after it.
-    pub(crate) fn to_pem(self) -> String {
+    pub fn to_pem(self) -> String {
         format!("{}\n", String::from_utf8_lossy(self.text).trim_end())
     }
 
@@ -171,6 +209,17 @@ mod tests {
         let text = "\n-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
         let error = Error::Damaged { line: 2, label: CERTIFICATE.to_owned() };
         assert_eq!(blocks(text.as_bytes()).unwrap()[0].certificate(), Err(error));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for length in [0, 1, 47, 48, 49, 1000] {
+            let der = vec![7; length];
+            let text = encode(CERTIFICATE, &der);
+            assert!(text.lines().all(|it| it.len() <= 64) && text.len() < text.capacity());
+            let blocks = blocks(text.as_bytes()).unwrap();
+            assert_eq!(blocks[0].certificate().unwrap().as_ref(), der);
+        }
     }
 
     proptest! {

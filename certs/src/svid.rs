@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use crate::{
     pem,
     spiffe_id::SpiffeId,
-    x509::{Facts, IdError, id_of},
+    x509::{Facts, IdError, fingerprint, id_of},
 };
 
 /// Longer than any chain in use; each link costs every peer a signature check.
@@ -133,6 +133,12 @@ impl Svid {
         &self.certified.cert
     }
 
+    /// SHA-256 of the certificate above the leaf, in lower-case hexadecimal; `None` when the
+    /// leaf stands alone.
+    pub fn issuer_fingerprint(&self) -> Option<String> {
+        self.chain().get(1).map(|it| fingerprint(it))
+    }
+
     /// When the leaf begins, since the Unix epoch.
     pub fn not_before(&self) -> Duration {
         self.not_before
@@ -150,7 +156,8 @@ impl fmt::Debug for Svid {
     }
 }
 
-fn read_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// Reads a chain in PEM: at most 8 certificates, of which only the first may be a leaf's.
+pub(crate) fn read_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let blocks = pem::blocks(file).map_err(Error::ChainPem)?;
     if CHAIN_MAX < blocks.len() {
         return Err(Error::ChainTooLong(blocks.len()));

@@ -21,7 +21,10 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use crate::spiffe_id::{self, ParseError, SpiffeId};
+use crate::{
+    pem,
+    spiffe_id::{self, ParseError, SpiffeId},
+};
 
 /// The tag of a URI among the subject's alternative names.
 const URI: Tag = Tag(6);
@@ -142,6 +145,39 @@ pub(crate) fn public_parts(der: &[u8]) -> Option<PublicParts> {
     Some(PublicParts::Rsa { n: number(key.modulus), e: number(key.exponent) })
 }
 
+/// Splits certificates in DER that stand one after the other.
+///
+/// # Errors
+///
+/// [`IdError::Unreadable`] when anything between or after them is no certificate.
+pub fn split(mut der: &[u8]) -> Result<Vec<&[u8]>, IdError> {
+    let mut certificates = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = X509Certificate::from_der(der).map_err(|_| IdError::Unreadable)?;
+        let (certificate, rest) = der.split_at(der.len() - rest.len());
+        certificates.push(certificate);
+        der = rest;
+    }
+    Ok(certificates)
+}
+
+/// SHA-256 of these bytes, of a whole certificate say, in lower-case hexadecimal.
+///
+/// Digits as [`Facts::fingerprint`] has them, in the form that programs compare.
+pub fn fingerprint(der: &[u8]) -> String {
+    hex(der, |it| format!("{it:02x}")).concat()
+}
+
+/// The [`fingerprint`] of the issuer in a chain of PEM that begins with a leaf.
+///
+/// It says which issuer a leaf was sent with, and nothing about who signed it.
+/// `None` when the issuer is not in the chain, or it is damaged.
+pub fn chain_issuer_fingerprint(chain: &[u8]) -> Option<String> {
+    let blocks = pem::blocks(chain).ok()?;
+    let issuer = blocks.iter().filter(|it| it.is_certificate()).nth(1)?;
+    Some(fingerprint(&issuer.certificate().ok()?))
+}
+
 impl Facts {
     /// Reads a certificate in DER.
     ///
@@ -165,7 +201,7 @@ impl Facts {
             digital_signature: key_usage(&it)?.is_some_and(KeyUsage::digital_signature),
             key: key(&it),
             public_key: it.public_key().raw.to_vec(),
-            fingerprint: fingerprint(der),
+            fingerprint: colons(der),
         })
     }
 }
@@ -214,9 +250,12 @@ fn constrained(name: &GeneralName<'_>) -> String {
     format!("IP:{}/{}", half(address), half(mask))
 }
 
-fn fingerprint(der: &[u8]) -> String {
-    let octets = digest(&SHA256, der);
-    octets.as_ref().iter().map(|it| format!("{it:02X}")).collect::<Vec<_>>().join(":")
+fn colons(der: &[u8]) -> String {
+    hex(der, |it| format!("{it:02X}")).join(":")
+}
+
+fn hex(der: &[u8], digits: impl Fn(&u8) -> String) -> Vec<String> {
+    digest(&SHA256, der).as_ref().iter().map(digits).collect()
 }
 
 fn names<'a, 'b>(certificate: &'b X509Certificate<'a>) -> Result<&'b [GeneralName<'a>], IdError> {
@@ -246,7 +285,7 @@ fn since_epoch(time: ASN1Time) -> Duration {
     Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }
 
-fn described(name: &GeneralName<'_>) -> String {
+pub(crate) fn described(name: &GeneralName<'_>) -> String {
     if let GeneralName::URI(uri) = name {
         return format!("URI:{}", uri.escape_debug());
     }
@@ -382,9 +421,19 @@ mod tests {
         let (one, two) = (Facts::of(&der).unwrap(), Facts::of(&certificate(&[], |_| ())).unwrap());
         assert_ne!(one.fingerprint, two.fingerprint);
         assert_eq!(
-            fingerprint(b""),
+            colons(b""),
             "E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24:27:AE:41:E4:64:9B:93:4C:A4:95:99:1B:78:52:B8:55"
         );
+    }
+
+    #[test]
+    fn certificates_one_after_the_other_are_told_apart() {
+        let (one, two) = (certificate(&[ORDERS], |_| ()), certificate(&[], |_| ()));
+        let both = [one.clone(), two.clone()].concat();
+        assert_eq!(split(&both).unwrap(), [one.as_slice(), &two]);
+        assert!(split(b"").unwrap().is_empty());
+        assert_eq!(split(&both[..both.len() - 1]), Err(IdError::Unreadable));
+        assert_eq!(split(&[&both[..], b"\0"].concat()), Err(IdError::Unreadable));
     }
 
     proptest! {

@@ -20,6 +20,17 @@ fn spiffe_ids_hold() {
 }
 
 #[test]
+fn certificate_requests_hold() {
+    replay("csr", targets::csr);
+}
+
+#[test]
+fn signatures_hold() {
+    replay("signed", targets::signed);
+    assert!(corpus("signed").iter().any(|it| targets::signer(it, br#"{"number":7}"#).is_some()));
+}
+
+#[test]
 fn policy_files_hold() {
     replay("config", targets::config);
 }

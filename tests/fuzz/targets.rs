@@ -9,7 +9,7 @@ use remora::{
     proxy::traces::TraceId,
     transport::{detect, framing::Guard},
 };
-use remora_certs::spiffe_id;
+use remora_certs::{bundle::Bundle, csr, signed, spiffe_id};
 
 /// A SPIFFE id that parses is spelt as it was, and has the parts of a URI.
 pub(crate) fn spiffe_id(bytes: &[u8]) {
@@ -17,6 +17,42 @@ pub(crate) fn spiffe_id(bytes: &[u8]) {
     assert_eq!(id.as_str().as_bytes(), bytes, "parsing changed the id");
     assert_eq!(id.as_str(), format!("spiffe://{}{}", id.trust_domain(), id.path()));
     assert!(!id.trust_domain().is_empty(), "an id without a trust domain");
+}
+
+/// A certificate request is refused with a hint, or read, and read as the same again.
+pub(crate) fn csr(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for read in [|text: &str, _: &[u8]| csr::read(text), |_: &str, der: &[u8]| csr::read_der(der)] {
+        match read(&text, bytes) {
+            Ok(asked) => {
+                assert!(asked.id().is_none_or(|it| !it.path().is_empty()), "for a trust domain");
+                assert_eq!(read(&text, bytes), Ok(asked));
+            }
+            Err(error) => assert!(!error.hint().is_empty(), "refused without a hint"),
+        }
+    }
+}
+
+/// Of one piece of data nobody but its signer is believed to have signed it, and by the
+/// same bytes of no other piece.
+pub(crate) fn signed(bytes: &[u8]) {
+    if let Some(id) = signer(bytes, br#"{"number":7}"#) {
+        assert_eq!(id, "spiffe://td/ns/remora/sa/control");
+    }
+    assert_eq!(signer(bytes, b"other"), None);
+}
+
+/// Who is believed to have signed `payload`: the bytes are the length of a signature, the
+/// signature, and a chain. The root and the chain of the corpus were made once, and their
+/// keys thrown away.
+pub(crate) fn signer(bytes: &[u8], payload: &[u8]) -> Option<String> {
+    let now = Duration::from_mins(29_500_060);
+    let roots = Bundle::from_pem(include_bytes!("root.crt")).ok()?;
+    let (length, rest) = bytes.split_first().unwrap_or((&0, &[]));
+    let (signature, chain) = rest.split_at_checked(usize::from(*length)).unwrap_or((&[], rest));
+    let chain = String::from_utf8_lossy(chain);
+    let id = signed::verify(payload, signature, &chain, &roots, now).ok()?;
+    Some(id.as_str().to_owned())
 }
 
 /// A policy file is understood or refused with reasons; it never panics, and it is

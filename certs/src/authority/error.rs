@@ -26,6 +26,14 @@ pub enum Error {
         /// What the authority signs for.
         trust_domain: String,
     },
+    /// A request names somebody else than it is signed for.
+    #[error("the request is for `{asked}`, and the caller is `{id}`")]
+    OtherId {
+        /// The id in the request.
+        asked: SpiffeId,
+        /// The caller's.
+        id: SpiffeId,
+    },
     /// The id names no workload.
     #[error("`{0}` names a trust domain, not a workload in it")]
     NoPath(SpiffeId),

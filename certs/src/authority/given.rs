@@ -25,7 +25,11 @@ pub(super) struct Given {
 impl Given {
     /// Reads a file of certificates in PEM.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
-        let text = read(path)?;
+        Self::of(path, &read(path)?)
+    }
+
+    /// Reads certificates in PEM that stand in, or are known as, `path`.
+    pub(super) fn of(path: &Path, text: &str) -> Result<Self, Error> {
         let unfit = |reason| Error::Given { path: path.to_owned(), reason };
         let mut certificates = Vec::new();
         for block in pem::blocks(text.as_bytes()).map_err(|it| unfit(Unfit::Pem(it)))? {
@@ -114,14 +118,10 @@ impl Given {
     }
 }
 
-/// The key of the certificate of `facts`, and the file it is in.
-pub(super) fn key(facts: &Facts, path: &Path) -> Result<(Secret, Zeroizing<String>), Error> {
+/// The key of the certificate of `facts`.
+pub(super) fn key(facts: &Facts, path: &Path) -> Result<Secret, Error> {
     let text = Zeroizing::new(read(path)?);
     let unfit = |reason| Error::Given { path: path.to_owned(), reason };
     let key = Secret::from_pem(&text).ok_or_else(|| unfit(Unfit::UnusableKey))?;
-    if key.is_of(facts) {
-        Ok((key, text))
-    } else {
-        Err(unfit(Unfit::OtherKey(facts.subject.clone())))
-    }
+    if key.is_of(facts) { Ok(key) } else { Err(unfit(Unfit::OtherKey(facts.subject.clone()))) }
 }

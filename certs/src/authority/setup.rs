@@ -9,16 +9,13 @@ use std::{path::Path, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
 use rustls::{
-    client::verify_server_cert_signed_by_trust_anchor,
-    crypto::aws_lc_rs::default_provider,
-    pki_types::UnixTime,
-    server::{ParsedCertificate, WebPkiClientVerifier},
+    crypto::aws_lc_rs::default_provider, pki_types::UnixTime, server::WebPkiClientVerifier,
 };
 use zeroize::Zeroizing;
 
 use super::{
-    Authority, Error, ISSUER_CERTIFICATE, ISSUER_KEY, Key, Leaf, Parts, Plan, ROOT_CERTIFICATE,
-    ROOT_KEY, Secret, TRUST_DOMAIN, Unfit,
+    Authority, Error, ISSUER_CERTIFICATE, ISSUER_KEY, Key, Leaf, Parts, Pem, Plan,
+    ROOT_CERTIFICATE, ROOT_KEY, Secret, TRUST_DOMAIN, Unfit,
     given::{self, Given},
     own_trust_domain, params, random, read,
 };
@@ -73,10 +70,27 @@ pub struct Setup<'a> {
     pub force: bool,
 }
 
+/// How long what is new is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Lives {
+    /// A new root.
+    pub root: Duration,
+    /// A new issuer.
+    pub issuer: Duration,
+}
+
+/// The authority that is to follow another.
+#[derive(Debug)]
+pub struct Next {
+    /// It, of the same trust domain.
+    pub authority: Authority,
+    /// The new root's key in PEM, when the root is new: the caller's to keep, or to drop.
+    pub root_key: Option<Zeroizing<String>>,
+}
+
 /// Files to write, and the authority they make.
 struct Made {
     root_key: Option<Zeroizing<String>>,
-    issuer_key: Zeroizing<String>,
     /// Whether the trust domain stands in no certificate.
     unnamed: bool,
     authority: Authority,
@@ -116,13 +130,84 @@ pub fn setup(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Authority, 
     }
     let made = match setup.source {
         Source::New => new(dir, setup, now)?,
-        Source::Root { certificate, key } => below(dir, setup, [certificate, key], now)?,
+        Source::Root { certificate, key } => {
+            below(dir, setup, &Given::read(certificate)?, key, now)?
+        }
         Source::Issuer { certificate, key, root } => {
             taken_over(setup, [certificate, key], root, now)?
         }
     };
     write(dir, &made, setup.force)?;
     Ok(made.authority)
+}
+
+/// Makes the authority that is to follow `current`, and writes nothing.
+///
+/// With the path of the key of the root of `current`, a new issuer below that root; else a
+/// new root, too, with keys of the kind `key`.
+///
+/// # Errors
+///
+/// When the root or its key do not do, or a life is impossible.
+pub fn next(
+    current: &Authority,
+    root_key: Option<&Path>,
+    lives: Lives,
+    key: Key,
+    now: Duration,
+) -> Result<Next, Error> {
+    let setup = Setup {
+        source: Source::New,
+        trust_domain: Some(&current.trust_domain),
+        root_life: lives.root,
+        issuer_life: lives.issuer,
+        key,
+        force: false,
+    };
+    let nowhere = Path::new("");
+    let made = match root_key {
+        None => new(nowhere, &setup, now)?,
+        Some(path) => {
+            let root = Given::of(Path::new(ROOT_CERTIFICATE), &current.root_pem)?;
+            below(nowhere, &setup, &root, path, now)?
+        }
+    };
+    Ok(Next { authority: made.authority, root_key: made.root_key })
+}
+
+/// Makes a root and an issuer of `trust_domain` with keys of the usual kind, and writes
+/// nothing: the root's key is dropped, so that all it ever signs is this issuer.
+///
+/// # Errors
+///
+/// When the name is none, or a life is impossible.
+pub fn fresh(trust_domain: &str, lives: Lives, now: Duration) -> Result<Authority, Error> {
+    let setup = Setup {
+        source: Source::New,
+        trust_domain: Some(trust_domain),
+        root_life: lives.root,
+        issuer_life: lives.issuer,
+        key: Key::default(),
+        force: false,
+    };
+    Ok(new(Path::new(""), &setup, now)?.authority)
+}
+
+/// Takes over an issuer that cert-manager, Vault or the like made, from texts.
+///
+/// # Errors
+///
+/// When they are damaged, or nobody would take a certificate it signs.
+pub fn take_over(pem: &Pem, now: Duration) -> Result<Authority, Error> {
+    let authority = Authority::from_pem(pem)?;
+    prove(&authority, now).map_err(|reason| {
+        let subject = format!("the issuer of {}", authority.trust_domain());
+        Error::Given {
+            path: ISSUER_CERTIFICATE.into(),
+            reason: Unfit::Unvouched { subject, reason },
+        }
+    })?;
+    Ok(authority)
 }
 
 fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Made, Error> {
@@ -133,7 +218,7 @@ fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Made, Error> {
         return Err(Error::LongerThanSigner { asked, left });
     }
     let key = Secret::generate(setup.key)?;
-    let root_key = key.pem();
+    let root_key = key.pem().clone();
     let params = authority_params(name, "root", setup.root_life, now)?;
     let root_pem = params.self_signed(&key)?.pem();
     let signer = (Issuer::new(params, key), root_pem);
@@ -141,21 +226,21 @@ fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Made, Error> {
     Ok(Made { root_key: Some(root_key), ..made })
 }
 
-/// A new issuer below the root of these files, certificate and key.
+/// A new issuer below `root`, whose key is in the file `key`.
 fn below(
     dir: &Path,
     setup: &Setup<'_>,
-    [certificate, key]: [&Path; 2],
+    root: &Given,
+    key: &Path,
     now: Duration,
 ) -> Result<Made, Error> {
-    let root = Given::read(certificate)?;
     let facts = root.root(now)?;
     let name = root.trust_domain(facts, setup.trust_domain)?;
     let left = facts.not_after.saturating_sub(now);
     if left < setup.issuer_life {
         return Err(Error::LongerThanSigner { asked: setup.issuer_life, left });
     }
-    let (key, _pem) = given::key(facts, key)?;
+    let key = given::key(facts, key)?;
     let signer = Issuer::from_ca_cert_der(&root.certificates[0].1, key)?;
     let made = signed(dir, setup, &name, (signer, root.pem(0..1)), now)?;
     prove(&made.authority, now).map_err(|reason| root.unfit(unvouched(facts, reason)))?;
@@ -174,11 +259,10 @@ fn signed(
     let mut params = authority_params(name, "issuer", setup.issuer_life, now)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let issuer_pem = params.signed_by(&key, &signer)?.pem();
-    let issuer_key = key.pem();
     let paths = [ISSUER_CERTIFICATE, ROOT_CERTIFICATE, ISSUER_KEY].map(|it| dir.join(it));
     let paths = [&*paths[0], &*paths[1], &*paths[2]];
     let authority = Authority::of(Parts { issuer_pem, root_pem, key, paths, trust_domain: None })?;
-    Ok(Made { root_key: None, issuer_key, unnamed: false, authority })
+    Ok(Made { root_key: None, unnamed: false, authority })
 }
 
 /// The issuer of these files, certificate and key.
@@ -199,7 +283,7 @@ fn taken_over(
         None => return Err(given.unfit(Unfit::NoRoot(facts.subject.clone()))),
     };
     let name = given.trust_domain(facts, setup.trust_domain)?;
-    let (key, issuer_key) = given::key(facts, key_path)?;
+    let key = given::key(facts, key_path)?;
     let authority = Authority::of(Parts {
         issuer_pem: given.pem(0..below_root),
         root_pem,
@@ -208,7 +292,7 @@ fn taken_over(
         trust_domain: Some(name),
     })?;
     prove(&authority, now).map_err(|reason| given.unfit(unvouched(facts, reason)))?;
-    Ok(Made { root_key: None, issuer_key, unnamed: named.is_none(), authority })
+    Ok(Made { root_key: None, unnamed: named.is_none(), authority })
 }
 
 fn unvouched(facts: &Facts, reason: String) -> Unfit {
@@ -227,14 +311,8 @@ fn prove(authority: &Authority, now: Duration) -> Result<(), String> {
     let svid = svid.map_err(|it| text(&it))?;
     let bundle = Bundle::from_pem(issued.roots.as_bytes()).map_err(|it| text(&it))?;
     let [leaf, intermediates @ ..] = svid.chain() else { return Err("no chain".to_owned()) };
+    bundle.vouch(svid.chain(), now).map_err(|it| text(&it))?;
     let (provider, at) = (default_provider(), UnixTime::since_unix_epoch(now));
-    let algorithms = provider.signature_verification_algorithms.all;
-    ParsedCertificate::try_from(leaf)
-        .and_then(|it| {
-            let roots = bundle.store();
-            verify_server_cert_signed_by_trust_anchor(&it, roots, intermediates, at, algorithms)
-        })
-        .map_err(|it| text(&it))?;
     let roots = std::sync::Arc::clone(bundle.store());
     let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.into()).build();
     let clients = clients.map_err(|it| text(&it))?;
@@ -249,7 +327,7 @@ fn write(dir: &Path, made: &Made, force: bool) -> Result<(), Error> {
     let domain = made.unnamed.then(|| public(TRUST_DOMAIN, it.trust_domain.as_bytes()));
     let files = [
         public(ROOT_CERTIFICATE, it.root_pem.as_bytes()),
-        private(ISSUER_KEY, made.issuer_key.as_bytes()),
+        private(ISSUER_KEY, it.issuer.key().pem().as_bytes()),
         public(ISSUER_CERTIFICATE, it.issuer_pem.as_bytes()),
     ];
     let files: Vec<_> = root_key.into_iter().chain(files).chain(domain).collect();

@@ -1,10 +1,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
-use rustls::{pki_types::UnixTime, server::ParsedCertificate};
+use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{svid::Svid, x509::id_of};
+use crate::{csr, folder, pem, svid::Svid, x509::id_of};
 
 const NOW: Duration = Duration::from_secs(1_770_000_007);
 const HOUR: Duration = Duration::from_hours(1);
@@ -277,13 +277,7 @@ fn an_issuer_that_does_not_do_is_refused_and_nothing_written() {
 fn a_key_in_the_form_of_openssl_and_cert_manager_is_read() {
     // Parameters before it, and the key itself (SEC 1) rather than wrapped (PKCS 8).
     let pair = KeyPair::generate().unwrap();
-    let der = pair.serialize_der();
-    let inner = &der[29..][..usize::from(der[28])];
-    let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, inner);
-    let block = |label: &str, body: &str| {
-        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
-    };
-    let file = block("EC PARAMETERS", "BggqhkjOPQMBBw==") + &block("EC PRIVATE KEY", &body);
+    let file = sec1(&pair);
     let key = Secret::from_pem(&file).unwrap();
     assert_eq!(key.subject_public_key_info(), pair.subject_public_key_info());
     // Two of them leave open which is meant.
@@ -337,6 +331,174 @@ fn verifiers_still_refuse_what_is_below_a_constraint_on_uris() {
     let id = "spiffe://td/ns/shop/sa/orders".parse().unwrap();
     let issued = authority.unwrap().issue(&leaf(&id, HOUR), NOW).unwrap();
     assert!(verified(&issued).is_err());
+}
+
+#[test]
+fn a_request_is_signed_for_whom_was_proved_and_for_its_key() {
+    let (_dir, authority) = authority();
+    let request = csr::Request::new(&orders(), Key::P256).unwrap();
+    let asked = csr::read(request.pem()).unwrap();
+    let signed = authority.sign(&asked, &orders(), HOUR, NOW).unwrap();
+    let svid = Svid::from_pem(signed.chain.as_bytes(), request.key_pem().as_bytes()).unwrap();
+    assert_eq!(
+        (svid.id(), svid.not_after(), signed.not_after),
+        (&orders(), NOW + HOUR, NOW + HOUR)
+    );
+    assert_eq!(facts(&signed.chain).serial, signed.serial);
+    assert_eq!(bundle(&authority).vouch(svid.chain(), NOW), Ok(()));
+    // As the leaf of a key made here, but for key and serial.
+    let made = facts(&authority.issue(&leaf(&orders(), HOUR), NOW).unwrap().chain);
+    let asked_for = facts(&signed.chain);
+    assert_eq!((&made.names, made.is_ca), (&asked_for.names, asked_for.is_ca));
+    // Of an issuer on another curve, too.
+    let request = csr::Request::new(&orders(), Key::P384).unwrap();
+    let signed = authority.sign(&csr::read(request.pem()).unwrap(), &orders(), HOUR, NOW).unwrap();
+    Svid::from_pem(signed.chain.as_bytes(), request.key_pem().as_bytes()).unwrap();
+}
+
+#[test]
+fn a_request_for_the_name_of_another_is_never_signed() {
+    let (_dir, authority) = authority();
+    let carts = SpiffeId::workload("cluster.local", "shop", "carts").unwrap();
+    let asked = csr::read(csr::Request::new(&carts, Key::P256).unwrap().pem()).unwrap();
+    let error = authority.sign(&asked, &orders(), HOUR, NOW).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the request is for `{carts}`, and the caller is `{}`", orders())
+    );
+    let other = SpiffeId::workload("other", "shop", "carts").unwrap();
+    let asked = csr::read(csr::Request::new(&other, Key::P256).unwrap().pem()).unwrap();
+    let error = authority.sign(&asked, &other, HOUR, NOW).unwrap_err();
+    assert!(matches!(error, Error::OtherTrustDomain { .. }), "{error}");
+}
+
+#[test]
+fn an_authority_comes_back_from_text_as_it_was() {
+    let (_dir, authority) = authority();
+    let text = serde_json::to_string(&authority.to_pem()).unwrap();
+    let again = Authority::from_pem(&serde_json::from_str(&text).unwrap()).unwrap();
+    assert_eq!(again.issuer_fingerprint(), authority.issuer_fingerprint());
+    assert_eq!((again.not_after(), again.trust_domain()), (authority.not_after(), "cluster.local"));
+    assert_eq!(verified(&again.issue(&leaf(&orders(), HOUR), NOW).unwrap()), Ok(()));
+    // The root's key is not in it, nor is the issuer's shown.
+    assert_eq!(text.matches("PRIVATE KEY").count(), 2);
+    assert!(!format!("{:?}", again.to_pem()).contains("PRIVATE"));
+    for change in [
+        (|it| it.key = Zeroizing::new(String::new())) as fn(&mut Pem),
+        |it| it.issuer = "garbage".to_owned(),
+        |it| it.root = String::new(),
+        |it| it.issuer.clone_from(&it.root),
+    ] {
+        let mut pem = authority.to_pem();
+        change(&mut pem);
+        assert!(Authority::from_pem(&pem).is_err());
+    }
+}
+
+#[test]
+fn a_key_of_openssls_form_comes_back_from_text() {
+    let elsewhere = Elsewhere::of(|_| ());
+    let pair = KeyPair::from_pem(&elsewhere.issuer_key).unwrap();
+    let pem = Pem {
+        root: elsewhere.root.clone(),
+        issuer: elsewhere.issuer.clone(),
+        key: Zeroizing::new(sec1(&pair)),
+        trust_domain: "td".to_owned(),
+    };
+    let authority = Authority::from_pem(&pem).unwrap();
+    let again = Authority::from_pem(&authority.to_pem()).unwrap();
+    let id = "spiffe://td/ns/shop/sa/orders".parse().unwrap();
+    assert_eq!(verified(&again.issue(&leaf(&id, HOUR), NOW).unwrap()), Ok(()));
+}
+
+#[test]
+fn leaf_and_authority_agree_on_the_issuers_fingerprint() {
+    let (_dir, authority) = authority();
+    let issued = authority.issue(&leaf(&orders(), HOUR), NOW).unwrap();
+    let own = authority.issuer_fingerprint();
+    assert!(own.len() == 64 && own.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f')));
+    assert_eq!(x509::chain_issuer_fingerprint(issued.chain.as_bytes()).as_deref(), Some(own));
+    let svid = Svid::from_pem(issued.chain.as_bytes(), issued.key.as_bytes()).unwrap();
+    assert_eq!(svid.issuer_fingerprint().as_deref(), Some(own));
+    assert_eq!(facts(&authority.to_pem().issuer).fingerprint.replace(':', "").to_lowercase(), own);
+    // A leaf alone does not say.
+    let alone = pem::blocks(issued.chain.as_bytes()).unwrap()[0].to_pem();
+    assert_eq!(x509::chain_issuer_fingerprint(alone.as_bytes()), None);
+    assert_eq!(x509::chain_issuer_fingerprint(b"garbage"), None);
+}
+
+#[test]
+fn of_several_roots_the_one_above_the_issuer_sets_its_end() {
+    let (_dir, authority) = authority();
+    let lives = Lives { root: 480 * HOUR, issuer: HOUR };
+    let other = next(&authority, None, lives, Key::P256, NOW).unwrap().authority;
+    let pem = authority.to_pem();
+    let roots = format!("{}{}", other.root_pem(), pem.root);
+    let both = Authority::from_pem(&Pem { root: roots.clone(), ..pem }).unwrap();
+    assert_eq!(both.not_after(), authority.not_after());
+    assert_eq!(both.root_pem(), roots);
+    let issued = both.issue(&leaf(&orders(), HOUR), NOW).unwrap();
+    assert_eq!((issued.roots.as_str(), verified(&issued)), (roots.as_str(), Ok(())));
+}
+
+#[test]
+fn the_next_authority_is_made_without_a_file() {
+    let (dir, current) = authority();
+    let before = fs::read_dir(dir.path()).unwrap().count();
+    // With a new root.
+    let lives = Lives { root: 72 * HOUR, issuer: 30 * HOUR };
+    let fresh = next(&current, None, lives, Key::P384, NOW).unwrap();
+    let Next { authority, root_key } = &fresh;
+    assert_ne!(authority.root_pem(), current.root_pem());
+    assert_eq!(authority.trust_domain(), current.trust_domain());
+    assert_eq!(authority.not_after(), NOW + 30 * HOUR);
+    let issued = authority.issue(&leaf(&orders(), HOUR), NOW).unwrap();
+    assert_eq!(verified(&issued), Ok(()));
+    assert!(
+        bundle(&current)
+            .vouch(
+                Svid::from_pem(issued.chain.as_bytes(), issued.key.as_bytes()).unwrap().chain(),
+                NOW
+            )
+            .is_err()
+    );
+    // The new root's key makes the one after it.
+    let path = dir.path().join("next.key");
+    fs::write(&path, root_key.as_ref().unwrap().as_bytes()).unwrap();
+    let lives = Lives { issuer: 20 * HOUR, ..lives };
+    let second = next(authority, Some(&path), lives, Key::P256, NOW).unwrap();
+    assert!(second.root_key.is_none());
+    assert_eq!(second.authority.root_pem(), authority.root_pem());
+    assert_ne!(second.authority.issuer_fingerprint(), authority.issuer_fingerprint());
+    let issued = second.authority.issue(&leaf(&orders(), HOUR), NOW).unwrap();
+    assert_eq!(verified(&issued), Ok(()));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before + 1);
+}
+
+#[test]
+fn a_next_authority_that_does_not_do_is_refused() {
+    let (dir, current) = authority();
+    let refused = |key: Option<&str>, root, issuer| {
+        let path = key.map(|it| dir.path().join(it));
+        let lives = Lives { root, issuer };
+        next(&current, path.as_deref(), lives, Key::P256, NOW).unwrap_err()
+    };
+    let reason = |error| {
+        let Error::Given { reason, .. } = error else { panic!("{error}") };
+        reason
+    };
+    let day = 24 * HOUR;
+    assert!(matches!(refused(None, HOUR, day), Error::LongerThanSigner { .. }));
+    assert!(matches!(refused(Some(ROOT_KEY), day, 49 * HOUR), Error::LongerThanSigner { .. }));
+    assert!(matches!(reason(refused(Some(ISSUER_KEY), day, HOUR)), Unfit::OtherKey(_)));
+    assert!(matches!(reason(refused(Some(ROOT_CERTIFICATE), day, HOUR)), Unfit::UnusableKey));
+    assert!(matches!(refused(Some("none"), day, HOUR), Error::Read { .. }));
+    // Below several roots it is open which is meant.
+    let pem = current.to_pem();
+    let two = Authority::from_pem(&Pem { root: pem.root.repeat(2), ..pem }).unwrap();
+    let (path, lives) = (dir.path().join(ROOT_KEY), Lives { root: day, issuer: HOUR });
+    let error = next(&two, Some(&path), lives, Key::P256, NOW).unwrap_err();
+    assert_eq!(reason(error), Unfit::Many(2));
 }
 
 const SETUP: Setup<'static> = Setup {
@@ -395,6 +557,21 @@ impl Elsewhere {
     }
 }
 
+/// A key as openssl writes it: parameters, then the key itself.
+fn sec1(pair: &KeyPair) -> String {
+    let der = pair.serialize_der();
+    let inner = &der[29..][..usize::from(der[28])];
+    let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, inner);
+    let block = |label: &str, body: &str| {
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    };
+    block("EC PARAMETERS", "BggqhkjOPQMBBw==") + &block("EC PRIVATE KEY", &body)
+}
+
+fn bundle(authority: &Authority) -> Bundle {
+    Bundle::from_pem(authority.root_pem().as_bytes()).unwrap()
+}
+
 /// `permitted;URI:td`.
 fn uri_constraint() -> rcgen::CustomExtension {
     let content = b"\x30\x08\xa0\x06\x30\x04\x86\x02td".to_vec();
@@ -405,13 +582,7 @@ fn uri_constraint() -> rcgen::CustomExtension {
 fn verified(issued: &Issued) -> Result<(), rustls::Error> {
     let svid = Svid::from_pem(issued.chain.as_bytes(), issued.key.as_bytes()).unwrap();
     let bundle = Bundle::from_pem(issued.roots.as_bytes()).unwrap();
-    rustls::client::verify_server_cert_signed_by_trust_anchor(
-        &ParsedCertificate::try_from(&svid.chain()[0]).unwrap(),
-        bundle.store(),
-        &svid.chain()[1..],
-        UnixTime::since_unix_epoch(NOW),
-        default_provider().signature_verification_algorithms.all,
-    )
+    bundle.vouch(svid.chain(), NOW)
 }
 
 fn authority() -> (TempDir, Authority) {

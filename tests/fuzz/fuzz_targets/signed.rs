@@ -1,0 +1,8 @@
+//! libFuzzer's way into `targets::signed`.
+#![no_main]
+
+#[path = "../targets.rs"]
+#[expect(dead_code, reason = "each binary runs one of the targets")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::signed(bytes));
