@@ -16,7 +16,9 @@
 //! - X509-SVID: <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>
 //! - SPIFFE-ID: <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md>
 
+pub mod control;
 mod failure;
+pub mod material;
 mod source;
 mod svid;
 #[cfg(test)]
@@ -25,13 +27,15 @@ mod testing;
 mod tests;
 mod tls;
 mod verify;
+pub mod workload_api;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use remora_certs::spiffe_id::SpiffeId;
+use remora_certs::{bundle::Bundle, svid::Svid};
 use rustls::pki_types::CertificateDer;
 
-pub use self::{failure::HandshakeFailure, source::Error};
+pub use self::{failure::HandshakeFailure, material::Material, source::Error};
 use crate::clock;
 
 /// HTTP between sidecars, many requests on one connection.
@@ -120,6 +124,19 @@ impl Identity {
         self.inner.folder.follow(&self.inner.store, on_event).await;
     }
 
+    /// Reads the folder now, for who has just written it; nothing where it is as it was.
+    ///
+    /// What it returns is not told to [`Identity::watch`]'s caller as well.
+    pub fn reload(&self, now: Duration) -> Option<Event> {
+        self.inner.folder.reload(&self.inner.store, now)
+    }
+
+    /// The SVID in use, and the roots.
+    pub fn material(&self) -> Material {
+        let current = self.inner.store.current();
+        Material { svid: current.svid.clone(), roots: current.roots.clone() }
+    }
+
     /// The SPIFFE id of the SVID in use.
     pub fn id(&self) -> SpiffeId {
         self.inner.store.current().svid.id().clone()
@@ -156,6 +173,27 @@ impl Identity {
     pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
         self.inner.store.server_config()
     }
+}
+
+/// The TLS configuration to open a connection with as whoever `svid` is, by `roots`, and to
+/// speak `protocol`: for a caller that has no folder to follow, such as control's proofs.
+///
+/// As with [`Identity::client_config`], the protocol is to be checked after the handshake.
+///
+/// # Errors
+///
+/// When rustls cannot be set up.
+pub fn client_config(
+    svid: Svid,
+    roots: Bundle,
+    expected: &Expected,
+    protocol: &[u8],
+) -> Result<rustls::ClientConfig, Error> {
+    let current = source::of_parts(svid, roots)?;
+    let store = svid::Store::new(current)?;
+    let mut config = (*store.client_config(expected, Alpn::H2)).clone();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(config)
 }
 
 /// The SPIFFE id a peer proved, from the certificates of a completed handshake.

@@ -15,7 +15,7 @@
 
 use std::{
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{DefaultHasher, Hash, Hasher as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -42,14 +42,14 @@ use rustls::{
 use tokio::{sync::Notify, time};
 
 use super::{
-    Event,
+    Event, Material,
     svid::{Current, Store},
     tls,
 };
 use crate::clock;
 
 /// What an identity is made of.
-const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+pub(super) const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
 /// A change has settled when nothing happened for so long.
 const QUIET: Duration = Duration::from_millis(50);
@@ -128,7 +128,7 @@ impl Error {
 }
 
 /// Three files that were found to be an identity.
-struct Set {
+pub(super) struct Set {
     svid: Svid,
     roots: Bundle,
     clients: Arc<dyn ClientCertVerifier>,
@@ -137,6 +137,12 @@ struct Set {
 impl Set {
     fn into_current(self, generation: u64) -> Current {
         Current { generation, svid: self.svid, roots: self.roots, clients: self.clients }
+    }
+}
+
+impl From<Set> for Material {
+    fn from(Set { svid, roots, .. }: Set) -> Self {
+        Self { svid, roots }
     }
 }
 
@@ -158,7 +164,7 @@ struct Examined {
 }
 
 /// What reading a folder gives: the contents, wiped when dropped.
-type Files = Result<[folder::Content; 3], folder::Error>;
+pub(super) type Files = Result<[folder::Content; 3], folder::Error>;
 
 impl Folder {
     /// Reads the folder for the first time.
@@ -218,7 +224,7 @@ impl Folder {
 }
 
 /// Decides whether three files are an identity at `now`.
-fn examine(files: Files, now: Duration) -> Result<Set, Error> {
+pub(super) fn examine(files: Files, now: Duration) -> Result<Set, Error> {
     let [chain, key, roots] = files?;
     let svid = Svid::from_pem(&chain, &key).map_err(Error::Svid)?;
     let roots = Bundle::from_pem(&roots).map_err(Error::Roots)?;
@@ -229,13 +235,26 @@ fn examine(files: Files, now: Duration) -> Result<Set, Error> {
     if svid.not_after() <= now {
         return Err(Error::Ended { id: id(), ago: now.saturating_sub(svid.not_after()) });
     }
-    let provider = Arc::new(tls::provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots.store()), provider)
-        .build()
-        .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))?;
+    let clients = clients_of(&roots)?;
     vouched_for(&svid, &roots, &*clients, now)
         .map_err(|reason| Error::Untrusted { id: id(), reason })?;
     Ok(Set { svid, roots, clients })
+}
+
+/// An SVID that comes from no folder; who made it answers for its being one of `roots`.
+pub(super) fn of_parts(svid: Svid, roots: Bundle) -> Result<Current, Error> {
+    let clients = clients_of(&roots)?;
+    Ok(Current { generation: 1, svid, roots, clients })
+}
+
+/// rustls' own check of a client's chain against `roots`.
+fn clients_of(roots: &Bundle) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    WebPkiClientVerifier::builder_with_provider(
+        Arc::clone(roots.store()),
+        Arc::new(tls::provider()),
+    )
+    .build()
+    .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))
 }
 
 /// Whether peers with the same roots would accept `svid` on both sides.
@@ -255,11 +274,20 @@ fn vouched_for(
 
 /// Tells files apart without keeping a copy of a key.
 fn fingerprint(files: &Files) -> u64 {
-    let mut hasher = DefaultHasher::new();
     match files {
-        Ok(files) => files.iter().for_each(|file| file.hash(&mut hasher)),
-        Err(error) => error.to_string().hash(&mut hasher),
+        Ok(files) => fingerprint_of(files),
+        Err(error) => hash(error.to_string()),
     }
+}
+
+/// The same, of files that could be read.
+pub(super) fn fingerprint_of(files: &[folder::Content; 3]) -> u64 {
+    hash(files.each_ref().map(|it| it.as_slice()))
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
     hasher.finish()
 }
 

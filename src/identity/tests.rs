@@ -1,12 +1,18 @@
 //! Real handshakes, each refusal on both sides.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
     sync::Arc,
+    time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls::{
     ClientConfig, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
     SignatureScheme,
@@ -23,10 +29,104 @@ use super::{
     Alpn, Event, Expected, HandshakeFailure as Failure, Identity, peer_id,
     testing::{Mesh, in_days, self_signed},
 };
-use crate::clock;
+use crate::{clock, drain};
 
 const WEB: &str = "spiffe://td/ns/shop/sa/web";
 const ORDERS: &str = "spiffe://td/ns/shop/sa/orders";
+
+/// Far longer than any event takes, so that only a lost one fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What cert-manager's csi-driver-spiffe mounts: a leaf that the root itself signed, the
+/// bare key behind it (SEC 1), roots that name no trust domain, all by a swap of `..data`,
+/// for its owner and group to read.
+#[tokio::test]
+async fn the_volume_of_csi_driver_spiffe_is_an_identity_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = CsiRoot::new();
+    root.mount(dir.path(), "2026_02_03_04_05_06.111", &root.pem);
+    let identity = Identity::from_folder(dir.path()).unwrap();
+    assert_eq!(identity.id().as_str(), ORDERS);
+    let client = identity.client_config(&Expected::AnyInTrustDomain, Alpn::H2);
+    let (client, server) = handshake(&client, &identity.server_config()).await;
+    assert_eq!(client, Ok(Peer { id: ORDERS.into(), alpn: Some(Alpn::H2) }));
+    assert_eq!(server, client);
+
+    let (sender, mut events) = tokio::sync::mpsc::channel(16);
+    let told = move |event: &Event| sender.try_send(event.clone()).unwrap();
+    drain::spawn("identity watch", identity.clone().watch(told));
+    let mut rotated = async |generation| {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap();
+        assert!(
+            matches!(event, Some(Event::Rotated { generation: it, .. }) if it == generation),
+            "{event:?}"
+        );
+    };
+    // It renews, and writes new roots beside the certificate there is.
+    root.mount(dir.path(), "2026_02_03_04_45_06.222", &root.pem);
+    rotated(2).await;
+    let both = format!("{}{}", CsiRoot::new().pem, root.pem);
+    root.mount(dir.path(), "2026_02_03_05_25_06.333", &both);
+    rotated(3).await;
+}
+
+/// A root as cert-manager's `selfSigned` issuer makes it, which a `CA` issuer signs with.
+struct CsiRoot {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl CsiRoot {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "my-spiffe-ca");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+            KeyUsagePurpose::KeyCertSign,
+        ];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// Writes as `AtomicWriter` of Kubernetes does.
+    fn mount(&self, folder: &Path, dated: &str, roots: &str) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(ORDERS.try_into().unwrap())];
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let wrapped = key.serialize_der();
+        let bare = &wrapped[29..][..usize::from(wrapped[28])];
+        let key = remora_certs::pem::encode("EC PRIVATE KEY", bare);
+
+        let fresh = folder.join(format!("..{dated}"));
+        fs::create_dir(&fresh).unwrap();
+        for (name, content) in [("tls.crt", &*leaf), ("tls.key", &**key), ("ca.crt", roots)] {
+            let path = fresh.join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o440)).unwrap();
+        }
+        symlink(fresh.file_name().unwrap(), folder.join("..data_tmp")).unwrap();
+        let old = fs::read_link(folder.join("..data")).ok();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+        for name in ["tls.crt", "tls.key", "ca.crt"] {
+            if old.is_none() {
+                symlink(format!("..data/{name}"), folder.join(name)).unwrap();
+            }
+        }
+        if let Some(old) = old {
+            fs::remove_dir_all(folder.join(old)).unwrap();
+        }
+    }
+}
 
 /// What one side found out about the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,8 +355,8 @@ async fn a_root_that_left_the_bundle_vouches_for_nobody_from_then_on() {
     // The whole identity of `orders` moves to the new authority.
     new.issue("orders");
     for name in ["tls.crt", "tls.key", "ca.crt"] {
-        let path = std::fs::canonicalize(old.folder("orders").join(name)).unwrap();
-        std::fs::copy(new.folder("orders").join(name), path).unwrap();
+        let path = fs::canonicalize(old.folder("orders").join(name)).unwrap();
+        fs::copy(new.folder("orders").join(name), path).unwrap();
     }
     assert!(matches!(reload(&orders), Some(Event::Rotated { .. })));
     let (client, _server) = handshake(&client, &server).await;
