@@ -4,28 +4,31 @@
 //! bytes, whatever is still missing. Then identity and policy are read, and pingora's server
 //! runs one service a worker and one for everything else until a signal ends it.
 
+mod control;
 mod events;
+mod life;
 mod listeners;
 mod parts;
 mod services;
 mod shutdown;
+mod waiting;
 
-use std::{io, path::Path, process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, time::Duration};
 
 use pingora_core::server::{Fds, RunArgs, Server, configuration::ServerConf};
 
-use self::{listeners::Sockets, parts::Parts, services::Background, shutdown::Shutdown};
+use self::{
+    control::Resolver,
+    listeners::Sockets,
+    parts::{Given, Parts},
+    services::Background,
+    shutdown::Shutdown,
+};
 use crate::{
-    admin::{Admin, Condition, Health},
     config::{Settings, settings},
-    discovery,
-    drain::{self, Drain},
-    identity::{self, Identity},
+    discovery, identity, sync,
     telemetry::{log, metrics::Metrics},
 };
-
-/// How often files that are not there yet are looked for.
-const NOT_YET: Duration = Duration::from_millis(250);
 
 /// `EX_CONFIG` of sysexits.h: what the process was told can't work.
 const EX_CONFIG: u8 = 78;
@@ -50,6 +53,14 @@ pub enum Error {
         /// Why not.
         source: identity::Error,
     },
+    /// The state folder can't be used.
+    #[error(transparent)]
+    State(#[from] sync::Error),
+    /// The state folder would keep a key on a disk.
+    #[error(
+        "the state folder `{0}` is on a disk, and a key on a disk outlives the pod\nhint: put it on a tmpfs: an emptyDir with `medium: Memory`, or a folder of /dev/shm"
+    )]
+    Disk(String),
     /// Nothing can be served while the certificate is waited for.
     #[error("cannot wait for the identity: {0}")]
     Wait(#[source] io::Error),
@@ -78,6 +89,8 @@ pub fn run(settings: &Settings, err: &mut dyn io::Write) -> ExitCode {
             match error {
                 Error::Listen(_) | Error::AccessLog(_) | Error::Wait(_) => ExitCode::FAILURE,
                 Error::Log(_)
+                | Error::State(_)
+                | Error::Disk(_)
                 | Error::Identity { .. }
                 | Error::Upgrade { .. }
                 | Error::Discovery(_) => ExitCode::from(EX_CONFIG),
@@ -97,11 +110,12 @@ fn start(settings: &Settings) -> Result<(), Error> {
     server.bootstrap();
     let metrics = Metrics::new();
     count_panics(&metrics);
-    let identity = match &settings.identity {
-        settings::Identity::None => None,
-        settings::Identity::Dir(folder) => Some(identity_in(folder, &sockets, &metrics)?),
-    };
-    let parts = Parts::new(settings, &sockets, metrics, identity)?;
+    let resolver = Resolver::default();
+    let sync = control::sync(settings, &sockets, &metrics, &resolver)?;
+    let asked = sync.as_ref().map(|it| (it, &resolver));
+    let identity = waiting::identity(settings, &sockets, &metrics, asked)?;
+    let given = Given { metrics, identity, sync, resolver };
+    let parts = Parts::new(settings, &sockets, given)?;
     parts.report(&sockets);
     for traffic in parts.traffic(settings, &sockets) {
         server.add_service(traffic);
@@ -141,40 +155,6 @@ fn inherited(settings: &Settings) -> Result<Fds, Error> {
         received.map_err(|source| Error::Upgrade { path, source: source.into() })?;
     }
     Ok(descriptors)
-}
-
-/// The identity in `folder`, waited for while its files are not there yet: admin says so
-/// meanwhile, and the kernel holds the connections of everybody else.
-fn identity_in(folder: &Path, sockets: &Sockets, metrics: &Metrics) -> Result<Identity, Error> {
-    let missing = match identity_if_there(folder)? {
-        Ok(identity) => return Ok(identity),
-        Err(missing) => missing,
-    };
-    tracing::warn!(error = %missing, "waiting for the identity");
-    let health = Health::new([Condition::Listeners, Condition::Identity, Condition::Policy]);
-    health.set(Condition::Listeners, Ok(()));
-    health.set(Condition::Identity, Err(missing.to_string()));
-    let admin = Admin::new(metrics.clone(), health, Drain::new());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(Error::Wait)?.block_on(async {
-        let listeners = sockets.admin.iter().map(|it| it.socket(None)).collect::<io::Result<_>>();
-        let _serving = drain::spawn("admin", admin.serve(listeners.map_err(Error::Wait)?));
-        loop {
-            tokio::time::sleep(NOT_YET).await;
-            if let Ok(identity) = identity_if_there(folder)? {
-                return Ok(identity);
-            }
-        }
-    })
-}
-
-/// The identity in `folder`, or which of its files are not there yet.
-fn identity_if_there(folder: &Path) -> Result<Result<Identity, identity::Error>, Error> {
-    match Identity::from_folder(folder) {
-        Ok(identity) => Ok(Ok(identity)),
-        Err(error @ identity::Error::Files(_)) if folder.is_dir() => Ok(Err(error)),
-        Err(source) => Err(Error::Identity { folder: folder.display().to_string(), source }),
-    }
 }
 
 /// Counts panics, and logs them as what they are: bugs.

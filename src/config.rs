@@ -7,6 +7,7 @@
 //! on the way is noted ([`report`]) and the rest is still looked at: all errors come at
 //! once, and a policy with one of them is never in force.
 
+pub mod catalogue;
 mod decode;
 mod folder;
 pub mod report;
@@ -19,8 +20,9 @@ pub mod watch;
 pub mod words;
 mod yaml;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+pub use catalogue::Catalogue;
 pub use report::{Errors, Place, Problem};
 pub use settings::Settings;
 pub use watch::{Event, Policies, Status};
@@ -97,22 +99,42 @@ pub fn load_bytes(bytes: &[u8], context: &Context) -> Result<Loaded, Errors> {
     understand(&[Source { file: Path::new("-").into(), content }], context, Report::default())
 }
 
+/// Loads the documents of `files`, by name, as if they were a folder.
+///
+/// # Errors
+///
+/// Everything that is wrong with them.
+pub fn load_files(files: &BTreeMap<String, String>, context: &Context) -> Result<Loaded, Errors> {
+    let source = |(name, text): (&String, &String)| Source {
+        file: Path::new(name).into(),
+        content: Ok(text.as_bytes().to_vec()),
+    };
+    let sources: Vec<_> = files.iter().map(source).collect();
+    understand(&sources, context, Report::default())
+}
+
 /// Makes one policy of all documents.
 fn understand(sources: &[Source], context: &Context, mut report: Report) -> Result<Loaded, Errors> {
-    let mut documents: Vec<Document> = Vec::new();
+    let (documents, count) = decode(sources, context, &mut report);
+    let snapshot = validate::resolve(documents, context, &mut report);
+    let warnings = report.settle()?;
+    Ok(Loaded { snapshot, warnings, files: sources.len(), documents: count })
+}
+
+/// The documents that can be made out, and how many there are.
+fn decode(sources: &[Source], context: &Context, report: &mut Report) -> (Vec<Document>, usize) {
+    let mut documents = Vec::new();
     let mut count = 0;
     for source in sources {
-        let (nodes, wrong) = yaml::parse(source.content(&mut report));
+        let (nodes, wrong) = yaml::parse(source.content(report));
         let (file, namespace) = (Arc::clone(&source.file), context.namespace.as_str());
         let zone = context.zone.as_deref();
-        let mut decoder = Decoder { file, report: &mut report, namespace, zone };
+        let mut decoder = Decoder { file, report: &mut *report, namespace, zone };
         for (at, Complaint { message, hint }) in wrong {
             decoder.error(at, message, hint);
         }
         count += nodes.len();
         documents.extend(nodes.iter().filter_map(|it| schema::document(&mut decoder, it)));
     }
-    let snapshot = validate::resolve(documents, context, &mut report);
-    let warnings = report.settle()?;
-    Ok(Loaded { snapshot, warnings, files: sources.len(), documents: count })
+    (documents, count)
 }

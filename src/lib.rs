@@ -14,5 +14,6 @@ pub mod policy;
 pub mod proxy;
 pub mod resilience;
 pub mod simulate;
+pub mod sync;
 pub mod telemetry;
 pub mod transport;

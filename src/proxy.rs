@@ -35,6 +35,7 @@ pub mod judge;
 pub mod manners;
 pub mod opaque;
 pub mod plan;
+mod proof;
 pub mod record;
 pub mod reply;
 pub mod retry;

@@ -41,6 +41,10 @@ fn the_page_is_what_operators_were_promised() {
     let _open = metrics.connection(Direction::Inbound, "h2", true);
     metrics.tcp(Direction::Outbound, "shop/redis").bytes(Flow::Sent, 17);
     metrics.certificate_not_after(Duration::from_secs(1_770_091_506));
+    metrics.control_connected(true);
+    metrics.control_generation(12);
+    metrics.certificate_renewal(true);
+    metrics.certificate_renewal(false);
     metrics.policy_generation(4);
     metrics.policy_reload(true);
     metrics.policy_reload(false);

@@ -26,6 +26,8 @@ pub enum Condition {
     Policy,
     /// The pod's traffic comes through here.
     Capture,
+    /// Control can be heard; it only ever has notes, since a pod goes on without it.
+    Control,
 }
 
 impl Condition {
@@ -36,6 +38,7 @@ impl Condition {
             Self::Identity => "identity",
             Self::Policy => "policy",
             Self::Capture => "capture",
+            Self::Control => "control",
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Parts: what the process is made of, once its settings are known.
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, watch};
 
 use super::{
     Error,
+    control::{self, Resolver},
     events::{on_identity, on_policy},
+    life,
     listeners::{Listener, Sockets},
     services::{Traffic, describe},
 };
@@ -15,21 +17,26 @@ use crate::{
     config::{
         self, Policies, Settings,
         settings::{self, Mode},
+        units::is_label,
     },
     discovery::{self, Discovery},
     drain::{self, Drain},
-    identity::Identity,
+    identity::{self, Identity},
     proxy::{
         accept::Entry,
         context::{Draw, Greeters, Shared, Worker},
         guard::Guards,
         route::Routes,
     },
+    sync::{self, Sync},
     telemetry::{
         access_log::{self, AccessLog},
         metrics::{Direction, Metrics},
     },
 };
+
+/// How long the first policy of control is waited for.
+const FIRST_POLICY: Duration = Duration::from_secs(1);
 
 /// What the process is made of.
 pub(super) struct Parts {
@@ -38,16 +45,27 @@ pub(super) struct Parts {
     health: Health,
     driver: discovery::Driver,
     rotated: watch::Sender<u64>,
+    sync: Option<Sync>,
+    /// The Workload API, and where what it gives is kept.
+    agent: Option<(PathBuf, PathBuf)>,
+}
+
+/// What was made before.
+pub(super) struct Given {
+    /// What is counted.
+    pub(super) metrics: Metrics,
+    /// Who we are.
+    pub(super) identity: Option<Identity>,
+    /// What speaks with control.
+    pub(super) sync: Option<Sync>,
+    /// What finds it.
+    pub(super) resolver: Resolver,
 }
 
 impl Parts {
     /// Reads policy, and makes everything that does not need a runtime.
-    pub(super) fn new(
-        settings: &Settings,
-        sockets: &Sockets,
-        metrics: Metrics,
-        identity: Option<Identity>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(settings: &Settings, sockets: &Sockets, given: Given) -> Result<Self, Error> {
+        let Given { metrics, identity, sync, resolver } = given;
         let id = identity.as_ref().map(Identity::id);
         let certified = id.as_ref().and_then(|it| it.namespace());
         let namespace = settings.namespace.as_deref().or(certified).unwrap_or("default");
@@ -56,18 +74,18 @@ impl Parts {
             service_account: id.as_ref().and_then(|it| it.service_account()).map(Into::into),
             zone: settings.zone.clone(),
         };
-        let (policies, refused) = Policies::load(settings.policy.as_deref(), context);
+        let folder = sync.as_ref().map(Sync::policy_folder).or_else(|| settings.policy.clone());
+        let (policies, refused) = Policies::load(folder.as_deref(), context);
         let draw = Draw::new(seed());
-        let dns = discovery::Config {
-            nameservers: (!settings.dns.is_empty()).then(|| settings.dns.clone()),
-            seed: draw.long(),
-            ..discovery::Config::default()
-        };
-        let (discovery, driver) = Discovery::new(&dns, metrics.clone())?;
+        let (discovery, driver) = discovery_of(settings, &metrics)?;
+        *resolver.lock() = Some(discovery.clone());
         let logged = access_log_policy(settings.access_log);
         let access_log = AccessLog::new(logged, io::stdout(), metrics.clone());
-        let health = Health::new([Condition::Listeners, Condition::Identity, Condition::Policy]);
+        let needed = [Condition::Listeners, Condition::Identity, Condition::Policy];
+        let health =
+            Health::new(needed.into_iter().chain(sync.as_ref().map(|_| Condition::Control)));
         health.set(Condition::Listeners, Ok(()));
+        health.set(Condition::Control, Ok(()));
         health.set(Condition::Identity, Ok(()));
         let policy = refused.as_ref().map_or(Ok(()), |it| Err(it.to_string()));
         health.set(Condition::Policy, policy);
@@ -93,10 +111,13 @@ impl Parts {
             draw,
             captured: settings.mode == Mode::Capture,
             services: parking_lot::Mutex::default(),
+            called: Arc::default(),
             guards: Guards::default(),
             traces: Arc::default(),
         };
-        Ok(Self { shared: Arc::new(shared), health, driver, rotated })
+        let agent = control::agent(settings);
+        let agent = agent.map(|it| (it, sync::identity_folder(&settings.state)));
+        Ok(Self { shared: Arc::new(shared), health, driver, rotated, sync, agent })
     }
 
     /// Says what is running.
@@ -160,24 +181,43 @@ impl Parts {
 
     /// Everything that is not traffic, until the process ends.
     pub(super) async fn background(self, admin: io::Result<Vec<std::net::TcpListener>>) {
-        let Self { shared, health, driver, rotated } = self;
+        let Self { shared, health, driver, rotated, sync, agent } = self;
         let _resolving = drain::spawn("discovery", driver.run());
-        if let Some(identity) = shared.identity.clone() {
-            let (metrics, health) = (shared.metrics.clone(), health.clone());
-            let _watching = drain::spawn(
-                "identity",
-                identity.watch(move |event| {
-                    on_identity(event, &metrics, &health, &rotated);
-                }),
-            );
+        if let Some((socket, folder)) = agent {
+            drop(drain::spawn("workload api", control::follow_agent(socket, folder, |_| ())));
         }
         let (metrics, told) = (shared.metrics.clone(), health.clone());
-        let _watching = drain::spawn(
-            "policy",
-            shared.policies.clone().watch(move |event| {
-                on_policy(event, &metrics, &told);
-            }),
-        );
+        let on_policy = Arc::new(move |event: &config::Event| on_policy(event, &metrics, &told));
+        if let Some(identity) = shared.identity.clone() {
+            let life = life::follow(identity.clone(), health.clone(), rotated.subscribe());
+            let _living = drain::spawn("certificate", life);
+            let (metrics, called) = (shared.metrics.clone(), Arc::clone(&shared.called));
+            let told = health.clone();
+            let on_identity = Arc::new(move |event: &identity::Event| {
+                on_identity(event, &metrics, &told, &rotated);
+                called.notify_one();
+            });
+            if let Some(sync) = sync {
+                if sync.is_new() {
+                    drop(drain::spawn("first policy", first_policy(health.clone())));
+                }
+                let (services, told) = (Arc::clone(&shared), health.clone());
+                let host = sync::Host {
+                    identity: identity.clone(),
+                    policies: shared.policies.clone(),
+                    services: Arc::new(move || called_by(&services)),
+                    changed: Arc::clone(&shared.called),
+                    on_identity: Arc::clone(&on_identity) as _,
+                    on_trouble: Arc::new(move |it| told.note(Condition::Control, it)),
+                    on_policy: Arc::clone(&on_policy) as _,
+                };
+                let _speaking = drain::spawn("control", sync.run(host));
+            }
+            let _watching =
+                drain::spawn("identity", identity.watch(move |event| on_identity(event)));
+        }
+        let _watching =
+            drain::spawn("policy", shared.policies.clone().watch(move |event| on_policy(event)));
         let admin_of = Admin::new(shared.metrics.clone(), health, shared.drain.clone());
         let served = match admin {
             Ok(listeners) => admin_of.serve(listeners).await,
@@ -188,6 +228,37 @@ impl Parts {
         }
         std::future::pending::<()>().await;
     }
+}
+
+/// Gives control a moment to send the first policy before there is traffic: until then the
+/// defaults are in force, which deny nobody. Without control, or policy, they are what is
+/// wanted.
+async fn first_policy(health: Health) {
+    health.set(Condition::Policy, Err("waiting for the first policy of control".to_owned()));
+    tokio::time::sleep(FIRST_POLICY).await;
+    health.set(Condition::Policy, Ok(()));
+}
+
+/// Discovery as the settings want it.
+pub(super) fn discovery_of(
+    settings: &Settings,
+    metrics: &Metrics,
+) -> Result<(Discovery, discovery::Driver), discovery::Error> {
+    let dns = discovery::Config {
+        nameservers: (!settings.dns.is_empty()).then(|| settings.dns.clone()),
+        seed: seed(),
+        ..discovery::Config::default()
+    };
+    Discovery::new(&dns, metrics.clone())
+}
+
+/// The services of the mesh that the application calls, as `name.namespace`.
+fn called_by(shared: &Shared) -> Vec<String> {
+    let services = shared.services.lock();
+    let used = services.iter().filter(|(key, it)| !key.local && it.strong_count() != 0);
+    let names = used.map(|(key, _)| &key.name);
+    let named = names.filter(|it| is_label(&it.name) && is_label(&it.namespace));
+    named.map(|it| format!("{}.{}", it.name, it.namespace)).collect()
 }
 
 fn access_log_policy(asked: settings::AccessLog) -> access_log::Policy {
@@ -202,7 +273,7 @@ fn access_log_policy(asked: settings::AccessLog) -> access_log::Policy {
 }
 
 /// A number nobody can foresee, from the operating system.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     use rand::TryRng as _;
     rand::rngs::SysRng.try_next_u64().unwrap_or_else(|_| {
         u64::try_from(crate::clock::wall().as_nanos() & u128::from(u64::MAX)).unwrap_or(1)

@@ -79,6 +79,18 @@ impl Report {
         note(&mut self.warnings, place, complaint);
     }
 
+    /// Notes what another look at the same documents found besides.
+    pub(super) fn add(&mut self, other: Self) {
+        let Self { errors, warnings } = other;
+        for (into, found) in [(&mut self.errors, errors), (&mut self.warnings, warnings)] {
+            for it in found {
+                if !into.contains(&it) {
+                    into.push(it);
+                }
+            }
+        }
+    }
+
     /// The warnings, or everything that is wrong.
     pub(super) fn settle(mut self) -> Result<Vec<Problem>, Errors> {
         self.errors.sort_by(|a, b| a.place.cmp(&b.place));

@@ -68,10 +68,14 @@ pub(super) enum Kind {
 }
 
 /// One document.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Document {
     pub(super) kind: Kind,
+    /// Where it begins.
+    pub(super) at: Mark,
     pub(super) namespace: String,
+    /// Whether the document says so itself.
+    pub(super) names_namespace: bool,
     pub(super) name: String,
     /// Where its name is.
     pub(super) place: Place,
@@ -80,7 +84,7 @@ pub(super) struct Document {
 }
 
 /// What a document asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Spec {
     Route(RouteDocument),
     Service(ServiceDocument),
@@ -124,8 +128,9 @@ pub(super) fn document(decoder: &mut Decoder<'_>, node: &Node) -> Option<Documen
         Kind::ServicePolicy => service::decode(decoder, spec, &namespace).map(Spec::Service),
         Kind::WorkloadPolicy => workload::decode(decoder, spec).map(Spec::Workload),
     });
-    let Metadata { name, at, .. } = metadata?;
-    Some(Document { kind, namespace, name, place: decoder.place(at), spec })
+    let Metadata { name, at, names_namespace, .. } = metadata?;
+    let place = decoder.place(at);
+    Some(Document { kind, at: node.at, namespace, names_namespace, name, place, spec })
 }
 
 fn kind(
@@ -172,6 +177,7 @@ struct Metadata {
     name: String,
     at: Mark,
     namespace: String,
+    names_namespace: bool,
 }
 
 fn metadata(decoder: &mut Decoder<'_>, document: Fields<'_>) -> Option<Metadata> {
@@ -181,12 +187,14 @@ fn metadata(decoder: &mut Decoder<'_>, document: Fields<'_>) -> Option<Metadata>
             decoder.any_text(&entry.value);
         }
     }
-    let namespace = match fields.get("namespace") {
+    let stated = fields.get("namespace");
+    let namespace = match stated {
         Some(node) => decoder.label(node, "a namespace").map(str::to_owned),
         None => Some(decoder.namespace.to_owned()),
     };
     let form = ("the name of an object", "use lower-case letters, digits, `-` and `.`");
     let node = fields.get("name")?;
     let name = decoder.formed(node, units::is_subdomain, form)?.to_owned();
-    Some(Metadata { name, at: node.at, namespace: namespace? })
+    let names_namespace = stated.is_some();
+    Some(Metadata { name, at: node.at, namespace: namespace?, names_namespace })
 }

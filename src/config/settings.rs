@@ -10,6 +10,7 @@ mod resolve;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use flags::Flags;
+use remora_certs::spiffe_id::SpiffeId;
 pub use resolve::Errors;
 
 /// What this process was told at its start.
@@ -30,7 +31,12 @@ pub struct Settings {
     pub mode: Mode,
     /// Where this workload's certificate comes from.
     pub identity: Identity,
-    /// The folder of policy documents.
+    /// Who sends policy, and certificates where [`Settings::identity`] says so; nobody
+    /// where it is missing.
+    pub control: Option<Control>,
+    /// The folder of what control and the Workload API send.
+    pub state: PathBuf,
+    /// The folder of policy documents; never there together with [`Settings::control`].
     pub policy: Option<PathBuf>,
     /// Overrides the namespace of the certificate.
     pub namespace: Option<String>,
@@ -86,6 +92,28 @@ pub enum Identity {
     None,
     /// A folder with `tls.crt`, `tls.key` and `ca.crt`.
     Dir(PathBuf),
+    /// Control, which is there then.
+    Control,
+    /// The SPIFFE Workload API, at this socket.
+    Socket(PathBuf),
+}
+
+/// Who sends policy and certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// A host name or an IP address, without brackets.
+    pub host: String,
+    /// The port of its API.
+    pub port: u16,
+    /// The file of what proves who we are as long as there is no certificate.
+    pub token: Option<PathBuf>,
+    /// The file of the roots to know it by as long as there are no others.
+    pub roots: Option<PathBuf>,
+    /// Its SPIFFE id; `None` for the usual one of our trust domain.
+    pub id: Option<SpiffeId>,
+    /// What tells this process from others of the same workload; `None` for the name of
+    /// the machine, which is the pod's.
+    pub instance: Option<String>,
 }
 
 /// Which requests are logged.

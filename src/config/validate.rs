@@ -37,7 +37,7 @@ pub(super) fn resolve(
 ) -> Snapshot {
     let mut names = Once::default();
     let (mut services, mut workloads, mut routes) = (Vec::new(), Vec::new(), Vec::new());
-    for Document { kind, namespace, name, place, spec } in documents {
+    for Document { kind, namespace, name, place, spec, .. } in documents {
         if let Some(first) = names.taken((kind, namespace.clone(), name.clone()), &place) {
             let message = format!("{} `{namespace}/{name}` comes twice", kind.name());
             report.error(place.clone(), Complaint::new(message, rename(&first)));

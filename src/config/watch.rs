@@ -10,6 +10,7 @@
 //! all of it is read again every 30 s, since a notice can be lost.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     pin::pin,
@@ -23,7 +24,7 @@ use tokio::{select, sync::Notify, task::spawn_blocking, time::sleep};
 
 use self::eyes::Eyes;
 use super::{
-    Context, Errors, Loaded, Problem, folder,
+    Context, Errors, Loaded, Problem, folder, load_files,
     report::{Complaint, Report},
     understand,
 };
@@ -125,6 +126,22 @@ impl Policies {
         self.shared.status.lock().clone()
     }
 
+    /// Whether the documents in `files`, by name, could be in force here.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them.
+    pub fn check(&self, files: &BTreeMap<String, String>) -> Result<(), Errors> {
+        load_files(files, &self.shared.context).map(drop)
+    }
+
+    /// Reads the folder now, for who has just written it; nothing where it is as it was.
+    ///
+    /// What it returns is not told to [`Policies::watch`]'s caller as well.
+    pub fn reload(&self) -> Option<Event> {
+        self.shared.reload()
+    }
+
     /// Keeps the policy in force up to date; never returns.
     ///
     /// `on_event` is told what came of each change, after it is in force.
@@ -138,31 +155,58 @@ impl Policies {
 
     async fn watch_every(self, reread: Duration, on_event: impl Fn(&Event) + Send + 'static) {
         let Some(folder) = self.shared.folder.clone() else { return std::future::pending().await };
-        let noticed = Arc::new(Notify::new());
-        let mut eyes = Eyes::new(&folder, Arc::clone(&noticed));
-        loop {
-            let shared = Arc::clone(&self.shared);
-            // Files are read on a thread that may wait for a disk; this one serves requests.
-            let step = spawn_blocking(move || {
-                // In this order, a change between the two is noticed after it was read.
-                eyes.look();
-                (eyes, shared.reload())
-            });
-            eyes = match step.await {
-                Ok((eyes, event)) => {
-                    event.iter().for_each(&on_event);
-                    eyes
-                }
-                // The reading panicked, or the runtime is being shut down.
-                Err(_) => Eyes::new(&folder, Arc::clone(&noticed)),
-            };
-            select! {
-                () = noticed.notified() => sleep(SETTLE).await,
-                () = sleep(reread) => (),
+        let shared = self.shared;
+        let reload = move || shared.reload();
+        let told = move |event: Option<Event>| event.iter().for_each(&on_event);
+        follow_every(&folder, reread, reload, told).await;
+    }
+}
+
+/// Has `folder` read whenever something may have changed in it, and every 30 s; never returns.
+///
+/// `read` runs on a thread that may wait for a disk, the first time at once; what it finds
+/// goes to `found`.
+///
+/// # Cancel safety
+///
+/// Safe: a reading under way comes to its end, and nobody is told.
+pub async fn follow<T: Send + 'static>(
+    folder: &Path,
+    read: impl Fn() -> T + Clone + Send + 'static,
+    found: impl FnMut(T) + Send,
+) {
+    follow_every(folder, REREAD, read, found).await;
+}
+
+async fn follow_every<T: Send + 'static>(
+    folder: &Path,
+    reread: Duration,
+    read: impl Fn() -> T + Clone + Send + 'static,
+    mut found: impl FnMut(T) + Send,
+) {
+    let noticed = Arc::new(Notify::new());
+    let mut eyes = Eyes::new(folder, Arc::clone(&noticed));
+    loop {
+        let read = read.clone();
+        let step = spawn_blocking(move || {
+            // In this order, a change between the two is noticed after it was read.
+            eyes.look();
+            (eyes, read())
+        });
+        eyes = match step.await {
+            Ok((eyes, it)) => {
+                found(it);
+                eyes
             }
-            // What was noticed meanwhile is in the next reading.
-            let _was_noticed = pin!(noticed.notified()).enable();
+            // The reading panicked, or the runtime is being shut down.
+            Err(_) => Eyes::new(folder, Arc::clone(&noticed)),
+        };
+        select! {
+            () = noticed.notified() => sleep(SETTLE).await,
+            () = sleep(reread) => (),
         }
+        // What was noticed meanwhile is in the next reading.
+        let _was_noticed = pin!(noticed.notified()).enable();
     }
 }
 

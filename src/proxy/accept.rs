@@ -9,6 +9,7 @@ use super::{
     context::Worker,
     handle::Client,
     opaque::{self, Forwarded},
+    proof,
     route::Parent,
     serve,
 };
@@ -71,9 +72,9 @@ pub async fn serve(worker: Arc<Worker>, accepted: Accepted) {
     let Accepted { tcp, peer, entry, mut rotated } = accepted;
     // A handshake is under way when this is asked next: a new identity must not be missed.
     rotated.mark_unchanged();
-    let Some(arrival) = Arrival::new(worker, &tcp, peer, entry) else {
+    let Some(arrival) = Arrival::new(Arc::clone(&worker), &tcp, peer, entry) else {
         tracing::debug!(%peer, "connection to a port of ours refused");
-        return;
+        return Box::pin(proof::show(&worker, tcp)).await;
     };
     arrival.detect(tcp, rotated).await;
 }

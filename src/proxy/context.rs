@@ -12,7 +12,7 @@ use std::{
 
 use http::{Request, Response, Version};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Notify};
 
 use super::{
     core::Permit,
@@ -62,6 +62,8 @@ pub struct Shared {
     pub captured: bool,
     /// The services that are in use, whoever uses them.
     pub services: Mutex<HashMap<ServiceKey, Weak<Service>>>,
+    /// Told when there is one more of them.
+    pub called: Arc<Notify>,
     /// What guards the workload.
     pub guards: Guards,
     /// What the application is at work on.

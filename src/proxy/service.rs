@@ -71,6 +71,9 @@ impl Service {
             return Arc::clone(found);
         }
         let before = found.map(|it| Arc::clone(&it.core));
+        if before.is_none() && !key.local {
+            shared.called.notify_one();
+        }
         let made = Arc::new(Self::new(shared, &key, policy, before));
         services.retain(|_, it| it.strong_count() > 0);
         services.insert(key, Arc::downgrade(&made));

@@ -264,6 +264,24 @@ impl Metrics {
         set(&self.inner.ledger.families.certificate_not_after, not_after.as_secs());
     }
 
+    /// Sets whether control can be heard.
+    pub fn control_connected(&self, connected: bool) {
+        let gauges = &self.inner.ledger.families.control_connected;
+        gauges.with_label_values::<&str>(&[]).set(connected.into());
+    }
+
+    /// Sets the number of the newest policy that was accepted from control.
+    pub fn control_generation(&self, number: u64) {
+        let gauges = &self.inner.ledger.families.control_generation;
+        set(&gauges.with_label_values::<&str>(&[]), number);
+    }
+
+    /// Counts a certificate that control was asked for.
+    pub fn certificate_renewal(&self, obtained: bool) {
+        let result = if obtained { "ok" } else { "failed" };
+        self.inner.ledger.families.certificate_renewals.with_label_values(&[result]).inc();
+    }
+
     /// Sets the generation of policy in force.
     pub fn policy_generation(&self, generation: u64) {
         set(&self.inner.ledger.families.policy_generation, generation);

@@ -122,12 +122,12 @@ fn settings_that_are_missing_end_with_78() {
         78,
         &expect![[""]],
         &expect![[r#"
-        `--identity` (REMORA_IDENTITY): it is missing
-        hint: name the folder of tls.crt, tls.key and ca.crt, or `none` to run without mutual TLS
-        `--app` (REMORA_APP) is missing, and explicit mode needs it
-        hint: name the application: `--app 127.0.0.1:8080`, or set `--inbound off`
-        `remora --help` explains every setting
-    "#]],
+            `--identity` (REMORA_IDENTITY): it is missing
+            hint: name the folder of tls.crt, tls.key and ca.crt, or `control` to be given them, or `none` to run without mutual TLS
+            `--app` (REMORA_APP) is missing, and explicit mode needs it
+            hint: name the application: `--app 127.0.0.1:8080`, or set `--inbound off`
+            `remora --help` explains every setting
+        "#]],
     );
 }
 
@@ -144,7 +144,7 @@ fn a_variable_is_as_good_as_a_flag_and_the_flag_wins() {
     assert_eq!(output.status.code(), Some(78));
     expect![[r#"
         `--identity` (REMORA_IDENTITY): it is missing
-        hint: name the folder of tls.crt, tls.key and ca.crt, or `none` to run without mutual TLS
+        hint: name the folder of tls.crt, tls.key and ca.crt, or `control` to be given them, or `none` to run without mutual TLS
         `--grace` (REMORA_GRACE): `soon` is not a duration
         hint: write a whole number and a unit: `250ms`, `2s`, `5m`, `1h30m`
         `--tcp` (REMORA_TCP): `2=b` is not LOCAL=HOST:PORT

@@ -82,14 +82,14 @@ const RETRY: Shape =
     Shape { name: "retry", known: &["codes", "attempts", "backoff"], required: &[], later: &[] };
 
 /// The rules of some services.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct RouteDocument {
     pub(in super::super) parents: Vec<Parent>,
     pub(in super::super) rules: Vec<RouteRule>,
 }
 
 /// A service the rules are for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct Parent {
     pub(in super::super) service: ServiceName,
     /// Every port where `None`.
@@ -97,7 +97,7 @@ pub(in super::super) struct Parent {
 }
 
 /// One rule.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct RouteRule {
     /// Its name, or its index.
     pub(in super::super) name: String,

@@ -59,7 +59,7 @@ const TIMEOUTS: Shape =
     Shape { name: "timeouts", known: &["request", "connect", "idle"], required: &[], later: &[] };
 
 /// How callers reach each of some services.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct ServiceDocument {
     pub(in super::super) targets: Vec<(Place, ServiceName)>,
     pub(in super::super) policy: Arc<ServicePolicy>,

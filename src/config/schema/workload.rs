@@ -42,7 +42,7 @@ const TIMEOUTS: Shape =
     Shape { name: "timeouts", known: &["request", "idle"], required: &[], later: &[] };
 
 /// What guards the workloads of some service accounts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct WorkloadDocument {
     /// Every account of the document's namespace where `None`.
     pub(in super::super) accounts: Option<Vec<(Place, String)>>,

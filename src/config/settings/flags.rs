@@ -10,11 +10,60 @@ use clap::{Args, builder::FalseyValueParser};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sidecar")]
 pub struct Flags {
-    /// Workload certificate: a folder with tls.crt, tls.key and ca.crt, or `none`.
-    /// Required, and without a default, because running without mutual TLS has to be a
-    /// decision.
-    #[arg(long, env = "REMORA_IDENTITY", value_name = "DIR|none", hide_env_values = true)]
+    /// Workload certificate: a folder with tls.crt, tls.key and ca.crt, `control` to be given
+    /// one by it, unix:PATH to be given one by the SPIFFE Workload API (a SPIRE agent) at that
+    /// socket, or `none`. Required, and without a default, because running without mutual
+    /// TLS has to be a decision.
+    #[arg(
+        long,
+        env = "REMORA_IDENTITY",
+        value_name = "DIR|control|unix:PATH|none",
+        hide_env_values = true
+    )]
     pub(super) identity: Option<String>,
+
+    /// Control, which sends policy, and certificates to who asks for them, and is told how
+    /// this sidecar does; the port is 15030 where none is named. No default: without it
+    /// everything comes from folders.
+    #[arg(
+        long,
+        env = "REMORA_CONTROL",
+        value_name = "https://HOST[:PORT]",
+        hide_env_values = true
+    )]
+    pub(super) control: Option<String>,
+
+    /// File of the token that proves who this is while there is no certificate: one of
+    /// `remora-control token create`, or a service account's. Read anew each time, since
+    /// Kubernetes replaces it. No default.
+    #[arg(long, env = "REMORA_CONTROL_TOKEN", value_name = "FILE", hide_env_values = true)]
+    pub(super) control_token: Option<String>,
+
+    /// File of the roots to know control by, in PEM, while the state folder has none, or does
+    /// not know it. No default: where control gives the certificate it has to be named, or the
+    /// first one could come from anybody.
+    #[arg(long, env = "REMORA_CONTROL_CA", value_name = "FILE", hide_env_values = true)]
+    pub(super) control_ca: Option<String>,
+
+    /// SPIFFE id of control. Default: /ns/remora/sa/control of the own trust domain.
+    #[arg(long, env = "REMORA_CONTROL_ID", value_name = "spiffe://…", hide_env_values = true)]
+    pub(super) control_id: Option<String>,
+
+    /// Folder for what control and the Workload API send, so that a restart needs neither.
+    /// With keys in it, it has to be in memory (tmpfs): a key on a disk outlives the pod.
+    #[arg(
+        long,
+        env = "REMORA_STATE",
+        value_name = "DIR",
+        default_value = "/run/remora/state",
+        hide_env_values = true
+    )]
+    pub(super) state: String,
+
+    /// Name that tells this sidecar from others of the same workload. Default: the name of
+    /// the machine, which in Kubernetes is the pod's.
+    #[arg(long, env = "REMORA_INSTANCE", value_name = "NAME", hide_env_values = true)]
+    pub(super) instance: Option<String>,
 
     /// How connections get here: `capture` by packet rules, or `explicit` by address.
     /// Default: `explicit` with --app or --tcp, else `capture`. Only explicit mode works
@@ -71,8 +120,8 @@ pub struct Flags {
     )]
     pub(super) admin: String,
 
-    /// Folder of policy documents, watched for changes. Without it the defaults are in
-    /// force (`remora defaults`), which need no configuration to be safe.
+    /// Folder of policy documents, watched for changes. Without it, and without --control,
+    /// the defaults are in force (`remora defaults`), which need no configuration to be safe.
     #[arg(long, env = "REMORA_POLICY", value_name = "DIR", hide_env_values = true)]
     pub(super) policy: Option<String>,
 

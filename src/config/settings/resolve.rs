@@ -1,5 +1,7 @@
 //! Resolve: what was typed becomes settings, or everything that is wrong with it.
 
+mod control;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -41,7 +43,7 @@ impl std::error::Error for Errors {}
 
 /// What is wrong so far.
 #[derive(Debug, Default)]
-struct Wrong(Vec<Complaint>);
+pub(super) struct Wrong(Vec<Complaint>);
 
 impl Wrong {
     fn note(&mut self, message: impl Into<String>, hint: impl Into<String>) {
@@ -104,6 +106,8 @@ impl Settings {
             tcp: wrong.list("tcp", &flags.tcp, forward),
             mode: chosen.unwrap_or(mode),
             identity: identity.unwrap_or(Identity::None),
+            control: control::of(flags, &mut wrong),
+            state: wrong.take("state", path(&flags.state)).unwrap_or_default(),
             policy: flags.policy.as_deref().and_then(|it| wrong.take("policy", path(it))),
             namespace: flags.namespace.as_deref().and_then(|it| {
                 let result = namespace(it);
@@ -138,6 +142,7 @@ impl Settings {
             wrong.note("`--grace` is not longer than `--lame-duck`", hint);
         }
         settings.check_mode(flags, &mut wrong);
+        control::check(&settings, flags, &mut wrong);
         settings.check_listeners(&mut wrong);
         if wrong.0.is_empty() { Ok(settings) } else { Err(Errors(wrong.0)) }
     }
@@ -206,10 +211,15 @@ fn named(flag: &str) -> String {
 fn identity(text: Option<&str>) -> Result<Identity, Complaint> {
     match text {
         Some("none") => Ok(Identity::None),
-        Some(text) => path(text).map(Identity::Dir),
+        Some("control") => Ok(Identity::Control),
+        Some(text) => match text.strip_prefix("unix:") {
+            Some(socket) => path(socket.trim_start_matches("//")).map(Identity::Socket),
+            None => path(text).map(Identity::Dir),
+        },
         None => Err(Complaint::new(
             "it is missing",
-            "name the folder of tls.crt, tls.key and ca.crt, or `none` to run without mutual TLS",
+            "name the folder of tls.crt, tls.key and ca.crt, or `control` to be given them, \
+             or `none` to run without mutual TLS",
         )),
     }
 }

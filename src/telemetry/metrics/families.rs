@@ -31,6 +31,12 @@ pub(super) struct Families {
     pub(super) handshakes: IntCounterVec,
     /// 1.
     pub(super) certificate_not_after: IntGauge,
+    /// 1, where there is control.
+    pub(super) control_connected: IntGaugeVec,
+    /// 1, where there is control.
+    pub(super) control_generation: IntGaugeVec,
+    /// 2 results.
+    pub(super) certificate_renewals: IntCounterVec,
     /// 1.
     pub(super) policy_generation: IntGauge,
     /// 2 results.
@@ -123,6 +129,21 @@ impl Families {
             certificate_not_after: page.gauge(
                 "remora_certificate_not_after_seconds",
                 "When the certificate in use ends, in Unix time.",
+            ),
+            control_connected: page.gauges(
+                "remora_control_connected",
+                "Whether control can be heard: 1, or 0.",
+                &[],
+            ),
+            control_generation: page.gauges(
+                "remora_control_generation",
+                "Number of the newest generation of policy that was accepted from control.",
+                &[],
+            ),
+            certificate_renewals: page.counters(
+                "remora_certificate_renewals_total",
+                "Certificates that control was asked for.",
+                &["result"],
             ),
             policy_generation: page
                 .gauge("remora_policy_generation", "Generation of the policy in force."),

@@ -97,7 +97,7 @@ fn everything_that_is_wrong_is_said_at_once() {
         ],
         &expect![[r#"
             `--identity` (REMORA_IDENTITY): it is missing
-            hint: name the folder of tls.crt, tls.key and ca.crt, or `none` to run without mutual TLS
+            hint: name the folder of tls.crt, tls.key and ca.crt, or `control` to be given them, or `none` to run without mutual TLS
             `--grace` (REMORA_GRACE): `2` is not a duration
             hint: write a whole number and a unit: `250ms`, `2s`, `5m`, `1h30m`
             `--inbound` (REMORA_INBOUND): `15006` is not an address and port
@@ -157,6 +157,70 @@ fn settings_that_contradict_are_said() {
             hint: choose another port for one of them
             `--tcp` and `--tcp` both listen on `127.0.0.1:15001`
             hint: choose another port for one of them"#]],
+    );
+}
+
+#[test]
+fn control_is_found_and_known() {
+    let all = good(&[
+        "--identity=control",
+        "--control=https://remora-control.remora",
+        "--control-token=/token",
+        "--control-ca=/ca.crt",
+        "--control-id=spiffe://td/ns/remora/sa/control",
+        "--state=/dev/shm/state",
+        "--instance=web-0",
+    ]);
+    assert_eq!((all.identity, all.state), (Identity::Control, "/dev/shm/state".into()));
+    let control = all.control.unwrap();
+    assert_eq!((control.host.as_str(), control.port), ("remora-control.remora", 15_030));
+    assert_eq!(control.id.unwrap().as_str(), "spiffe://td/ns/remora/sa/control");
+    assert_eq!((control.token, control.roots), (Some("/token".into()), Some("/ca.crt".into())));
+    assert_eq!(control.instance.as_deref(), Some("web-0"));
+    let only_policy = good(&["--identity=/certs", "--control=https://[::1]:443/"]);
+    let control = only_policy.control.unwrap();
+    assert_eq!((control.host.as_str(), control.port), ("::1", 443));
+    for text in ["unix:/run/agent.sock", "unix:///run/agent.sock"] {
+        let socket = Identity::Socket("/run/agent.sock".into());
+        assert_eq!(good(&[&format!("--identity={text}")]).identity, socket);
+    }
+}
+
+#[test]
+fn what_does_not_go_with_control_is_said() {
+    check(
+        &["--identity=control", "--control-token=/t", "--control-id=x", "--instance=a b"],
+        &expect![[r#"
+            `--control-id` (REMORA_CONTROL_ID): `x` is not a SPIFFE id: a SPIFFE id begins with `spiffe://`
+            hint: write `spiffe://cluster.local/ns/remora/sa/control`
+            `--instance` (REMORA_INSTANCE): `a b` is not a name
+            hint: use letters, digits, `-`, `.` and `_`, at most 253 of them
+            `--control` (REMORA_CONTROL) is missing, and `--identity control` needs it
+            hint: say where control is: `--control https://remora-control.remora`
+            `--control-token` (REMORA_CONTROL_TOKEN) is of no use without `--control`
+            hint: remove it, or say where control is
+            `--control-id` (REMORA_CONTROL_ID) is of no use without `--control`
+            hint: remove it, or say where control is"#]],
+    );
+    check(
+        &["--identity=none", "--control=http://control", "--policy=/p"],
+        &expect![[r#"
+            `--control` (REMORA_CONTROL): `http://control` is not where control can be
+            hint: write `https://remora-control.remora:15030`
+            `--control` (REMORA_CONTROL) and `--policy` (REMORA_POLICY) are both given
+            hint: policy comes from control, or from a folder: remove one of them
+            `--control` (REMORA_CONTROL) does not go with `--identity none`
+            hint: control has to know whom it speaks to: choose `--identity control` or a folder"#]],
+    );
+    check(
+        &["--identity=control", "--control=https://control/path", "--state="],
+        &expect![[r#"
+            `--control` (REMORA_CONTROL): `https://control/path` is not where control can be
+            hint: write `https://remora-control.remora:15030`
+            `--state` (REMORA_STATE): it is empty
+            hint: give it a value, or do not set it
+            `--control-ca` (REMORA_CONTROL_CA) is missing, and `--identity control` needs it
+            hint: name the file of the mesh's roots; `remora-control bundle` prints them"#]],
     );
 }
 
