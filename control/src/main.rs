@@ -6,5 +6,5 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    remora_control::cli::run(std::env::args_os(), &mut stdout().lock(), &mut stderr().lock())
+    remora_control::cli::run(std::env::args_os(), &mut stdout(), &mut stderr())
 }
