@@ -3,8 +3,16 @@
 //! Exit codes: 0 done, 1 the machine said no (a file that cannot be read or written),
 //! 78 the input was wrong (`EX_CONFIG`).
 
+mod check;
 mod error;
 mod init;
+mod push;
+mod rollback;
+mod rotate;
+mod serve;
+mod status;
+mod table;
+mod token;
 
 use std::{
     ffi::OsString,
@@ -24,8 +32,10 @@ use remora_certs::{
 
 use self::error::{EX_CONFIG, Error, tell};
 use crate::{
+    client,
     duration::{date, parse as duration},
-    inspect,
+    inspect, issuing,
+    store::{Folder, Store},
 };
 
 /// A file that is read is at most so large.
@@ -44,7 +54,13 @@ Examples:
   remora-control init --dir authority
   remora-control issue --dir authority --namespace shop --service-account orders --out orders
   remora-control inspect orders/tls.crt orders/ca.crt
-  remora-control bundle --dir authority --format spiffe";
+  remora-control bundle --dir authority --format spiffe
+  remora-control serve --dir authority --policy policies
+  remora-control token create --dir authority --namespace shop --service-account orders
+  remora-control rotate --prove --dir authority --root
+  remora-control check --dir authority --min-life 6h
+  remora-control rollback --dir authority
+  remora-control push --policy policies --to /etc/remora/policy";
 
 #[derive(Subcommand)]
 enum Command {
@@ -52,6 +68,13 @@ enum Command {
     Issue(Issue),
     Inspect(Inspect),
     Bundle(Bundle),
+    Serve(serve::Serve),
+    Token(token::Token),
+    Rotate(rotate::Rotate),
+    Status(status::Status),
+    Check(check::Check),
+    Push(push::Push),
+    Rollback(rollback::Rollback),
 }
 
 /// Give a workload an identity: a fresh key and a certificate for it
@@ -64,6 +87,19 @@ struct Issue {
     /// The authority's folder, made by `init`
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    #[command(flatten)]
+    workload: Workload,
+    /// The folder a sidecar watches, made when absent
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// How long the certificate is valid: 90m, 24h, 30d
+    #[arg(long, value_name = "LIFE", default_value = "24h", value_parser = duration)]
+    life: Duration,
+}
+
+/// Which workload: its whole id, or the parts of one.
+#[derive(Args)]
+struct Workload {
     /// The whole SPIFFE id: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`
     #[arg(
         long,
@@ -78,12 +114,6 @@ struct Issue {
     /// The workload's service account, instead of --id
     #[arg(long, value_name = "SA", requires = "namespace")]
     service_account: Option<String>,
-    /// The folder a sidecar watches, made when absent
-    #[arg(long, value_name = "FOLDER")]
-    out: PathBuf,
-    /// How long the certificate is valid: 90m, 24h, 30d
-    #[arg(long, value_name = "LIFE", default_value = "24h", value_parser = duration)]
-    life: Duration,
 }
 
 /// Say in words what certificate files hold
@@ -99,7 +129,8 @@ struct Inspect {
 
 /// Print the trust bundle: whoever has it can tell this authority's workloads
 ///
-/// Needs no key: of the folder, only root.crt is read.
+/// Needs no key. Of the folder, only root.crt is read, or what a server says is to be trusted
+/// now: two roots while one is replaced.
 #[derive(Args)]
 struct Bundle {
     /// The authority's folder, made by `init`
@@ -108,7 +139,8 @@ struct Bundle {
     /// As it is in ca.crt, or as SPIFFE federates it (JSON)
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Pem)]
     format: Format,
-    /// For spiffe: what grows with each change; without it, the time in seconds
+    /// For spiffe: what grows with each change; without it, what the server counts, or the time
+    /// in seconds
     #[arg(long, value_name = "NUMBER")]
     sequence: Option<u64>,
     /// For spiffe: how often others are to look for a newer one
@@ -145,6 +177,13 @@ fn run_at(
         Ok(Cli { command: Command::Issue(it) }) => issue(&it, now, out),
         Ok(Cli { command: Command::Inspect(it) }) => inspect(&it, now, out),
         Ok(Cli { command: Command::Bundle(it) }) => bundle(&it, now, out),
+        Ok(Cli { command: Command::Serve(it) }) => serve::run(it, out),
+        Ok(Cli { command: Command::Token(it) }) => token::run(&it, now, out, err),
+        Ok(Cli { command: Command::Rotate(it) }) => rotate::run(&it, now, out),
+        Ok(Cli { command: Command::Status(it) }) => status::run(&it, now, out),
+        Ok(Cli { command: Command::Check(it) }) => check::run(&it, now, out),
+        Ok(Cli { command: Command::Push(it) }) => push::run(&it, now, out),
+        Ok(Cli { command: Command::Rollback(it) }) => rollback::run(&it, out),
         Err(error) => return usage(&error, out, err),
     };
     let Err(error) = result else { return 0 };
@@ -164,27 +203,34 @@ fn usage(error: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
 }
 
 fn issue(args: &Issue, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
-    let authority = Authority::open(&args.dir)?;
-    let id = asked_id(args, authority.trust_domain())?;
+    // Where a server has begun to serve, the store says what signs, and whom to trust.
+    let store = Store::Folder(Folder::new(&args.dir));
+    let (authority, roots) = match client::block_on(issuing::signer(&store))?? {
+        Some((authority, record, _)) => (authority, Some(record.bundle.roots)),
+        None => (Authority::open(&args.dir)?, None),
+    };
+    let id = args.workload.id(authority.trust_domain())?;
     let leaf = Leaf { id: &id, life: args.life, dns_names: &[], addresses: &[] };
-    let issued = authority.issue(&leaf, now)?;
+    let mut issued = authority.issue(&leaf, now)?;
+    issued.roots = roots.unwrap_or(issued.roots);
     issued.write(&args.out, now).map_err(authority::Error::Write)?;
     writeln!(out, "issued `{id}` until {}", date(issued.not_after))?;
     writeln!(out, "  in `{}`: tls.crt, tls.key, ca.crt", args.out.display())?;
     Ok(())
 }
 
-/// The id that `--id`, or `--namespace` and `--service-account`, ask for.
-fn asked_id(args: &Issue, trust_domain: &str) -> Result<SpiffeId, Error> {
-    let part = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (text, id) = if let Some(text) = &args.id {
-        (text.clone(), text.parse())
-    } else {
-        let (namespace, account) = (part(&args.namespace), part(&args.service_account));
-        let text = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");
-        (text, SpiffeId::workload(trust_domain, &namespace, &account))
-    };
-    id.map_err(|reason| Error::Id { text, reason })
+impl Workload {
+    fn id(&self, trust_domain: &str) -> Result<SpiffeId, Error> {
+        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (text, id) = if let Some(text) = &self.id {
+            (text.clone(), text.parse())
+        } else {
+            let (namespace, account) = (part(&self.namespace), part(&self.service_account));
+            let text = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");
+            (text, SpiffeId::workload(trust_domain, &namespace, &account))
+        };
+        id.map_err(|reason| Error::Id { text, reason })
+    }
 }
 
 fn inspect(args: &Inspect, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
@@ -202,19 +248,28 @@ fn inspect(args: &Inspect, now: Duration, out: &mut dyn Write) -> Result<(), Err
 
 fn bundle(args: &Bundle, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
     let path = args.dir.join(ROOT_CERTIFICATE);
-    let file = read(&path)?;
+    let store = Store::Folder(Folder::new(&args.dir));
+    let (file, sequence) = match client::block_on(issuing::record(&store))?? {
+        Some((record, _)) => (record.bundle.roots.into_bytes(), Some(record.bundle.sequence)),
+        None => (read(&path)?, None),
+    };
     let bundle = bundle::Bundle::from_pem(&file)
         .map_err(|reason| Error::Bundle { path: path.clone(), reason })?;
     match args.format {
         Format::Pem => out.write_all(&file)?,
         Format::Spiffe => {
-            let sequence = args.sequence.unwrap_or(now.as_secs());
+            let sequence = args.sequence.or(sequence).unwrap_or(now.as_secs());
             let text = jwks::write(bundle.roots(), sequence, args.refresh)
                 .map_err(|reason| Error::Jwks { path, reason })?;
             out.write_all(text.as_bytes())?;
         }
     }
     Ok(())
+}
+
+/// What is of interest to programs.
+fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+    Ok(serde_json::to_string_pretty(value).map_err(std::io::Error::other)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

@@ -3,9 +3,11 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use remora_certs::{jwks, svid::Svid};
@@ -54,6 +56,45 @@ fn no_key_is_ever_printed_or_for_others_to_read() {
         assert!(!said.contains(key.lines().nth(1).unwrap()), "{name}");
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
+}
+
+#[test]
+fn a_server_serves_until_it_is_told_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    succeeded(&control(dir.path(), "init --dir ca"));
+    let words = "serve --dir ca --listen 127.0.0.1:0 --admin 127.0.0.1:0";
+    let mut server = Command::new(env!("CARGO_BIN_EXE_remora-control"))
+        .args(words.split(' '))
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let serving = lines.next().unwrap();
+    assert!(serving.starts_with("serving `cluster.local` at https://127.0.0.1:"), "{serving}");
+    let address = lines.next().unwrap().rsplit("http://").next().unwrap().to_owned();
+    assert!(page(&address, "/health/ready").starts_with("HTTP/1.1 200"));
+    assert!(page(&address, "/metrics").contains("remora_control_build_info"));
+    // One at a time; and who makes tokens needs no server, nor disturbs it.
+    let second = control(dir.path(), words);
+    assert_eq!((second.status.code(), second.stdout.len()), (Some(1), 0));
+    let token = control(dir.path(), "token create --dir ca --namespace n --service-account s");
+    assert!(succeeded(&token).starts_with("remora-join-"));
+    let id = server.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert!(server.wait().unwrap().success());
+    let audit = fs::metadata(dir.path().join("ca/state/audit.jsonl")).unwrap();
+    assert_eq!(audit.permissions().mode() & 0o777, 0o600);
+}
+
+/// A page of plain HTTP.
+fn page(address: &str, path: &str) -> String {
+    let mut tcp = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn control(folder: &Path, words: &str) -> Output {

@@ -8,7 +8,12 @@ use remora_certs::authority::{
 };
 
 use super::error::Error;
-use crate::duration::{date, parse as duration};
+use crate::{
+    client,
+    duration::{date, parse as duration},
+    issuing,
+    store::{Folder, Store},
+};
 
 /// The trust domain of an authority that is not told another.
 const CLUSTER_LOCAL: &str = "cluster.local";
@@ -75,13 +80,26 @@ pub(super) struct Init {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Key {
+pub(super) enum Key {
     P256,
     P384,
 }
 
+impl From<Key> for authority::Key {
+    fn from(key: Key) -> Self {
+        match key {
+            Key::P256 => Self::P256,
+            Key::P384 => Self::P384,
+        }
+    }
+}
+
 pub(super) fn run(args: &Init, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
     let (root, dir) = (args.root.as_deref(), &args.dir);
+    let store = Store::Folder(Folder::new(dir));
+    if client::block_on(issuing::record(&store))??.is_some() {
+        return Err(Error::InUse(dir.clone()));
+    }
     let source = match (root, &args.root_key, &args.issuer, &args.issuer_key) {
         (root, _, Some(certificate), Some(key)) => Source::Issuer { certificate, key, root },
         (Some(certificate), Some(key), ..) => Source::Root { certificate, key },
@@ -93,10 +111,7 @@ pub(super) fn run(args: &Init, now: Duration, out: &mut dyn Write) -> Result<(),
         trust_domain: if let Source::New = source { named.or(Some(CLUSTER_LOCAL)) } else { named },
         root_life: args.root_life,
         issuer_life: args.issuer_life,
-        key: match args.key {
-            Key::P256 => authority::Key::P256,
-            Key::P384 => authority::Key::P384,
-        },
+        key: args.key.into(),
         force: args.force,
     };
     let authority = authority::setup(dir, &setup, now)?;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::needless_raw_string_hashes, reason = "`UPDATE_EXPECT=1` writes them")]
 
+mod serving;
+
 use std::{io, os::unix::fs::PermissionsExt as _};
 
 use expect_test::{Expect, expect};
@@ -519,33 +521,35 @@ fn help_explains_every_argument_of_bundle() {
         "bundle --help",
         0,
         &expect![[r#"
-        Print the trust bundle: whoever has it can tell this authority's workloads
+            Print the trust bundle: whoever has it can tell this authority's workloads
 
-        Needs no key: of the folder, only root.crt is read.
+            Needs no key. Of the folder, only root.crt is read, or what a server says is to be trusted now: two
+            roots while one is replaced.
 
-        Usage: remora-control bundle [OPTIONS] --dir <DIR>
+            Usage: remora-control bundle [OPTIONS] --dir <DIR>
 
-        Options:
-              --dir <DIR>
-                  The authority's folder, made by `init`
+            Options:
+                  --dir <DIR>
+                      The authority's folder, made by `init`
 
-              --format <FORMAT>
-                  As it is in ca.crt, or as SPIFFE federates it (JSON)
+                  --format <FORMAT>
+                      As it is in ca.crt, or as SPIFFE federates it (JSON)
 
-                  [default: pem]
-                  [possible values: pem, spiffe]
+                      [default: pem]
+                      [possible values: pem, spiffe]
 
-              --sequence <NUMBER>
-                  For spiffe: what grows with each change; without it, the time in seconds
+                  --sequence <NUMBER>
+                      For spiffe: what grows with each change; without it, what the server counts, or the time
+                      in seconds
 
-              --refresh <TIME>
-                  For spiffe: how often others are to look for a newer one
+                  --refresh <TIME>
+                      For spiffe: how often others are to look for a newer one
 
-                  [default: 5m]
+                      [default: 5m]
 
-          -h, --help
-                  Print help (see a summary with '-h')
-    "#]],
+              -h, --help
+                      Print help (see a summary with '-h')
+        "#]],
     );
 }
 
@@ -570,11 +574,18 @@ fn help_shows_the_commands_and_an_example_of_each() {
             Usage: remora-control <COMMAND>
 
             Commands:
-              init     Make a new authority: a root and one issuer under it
-              issue    Give a workload an identity: a fresh key and a certificate for it
-              inspect  Say in words what certificate files hold
-              bundle   Print the trust bundle: whoever has it can tell this authority's workloads
-              help     Print this message or the help of the given subcommand(s)
+              init      Make a new authority: a root and one issuer under it
+              issue     Give a workload an identity: a fresh key and a certificate for it
+              inspect   Say in words what certificate files hold
+              bundle    Print the trust bundle: whoever has it can tell this authority's workloads
+              serve     Serve certificates and policy to sidecars, until SIGTERM
+              token     Join tokens, by which workloads get their first certificate
+              rotate    Replace the issuer, or the root too, with nobody left behind
+              status    Say which sidecars there are, and how they do
+              check     Exit with 1 unless every sidecar is well and certificates last
+              push      Check policy documents and write them into a folder that sidecars watch
+              rollback  Return to the policy documents of an earlier generation
+              help      Print this message or the help of the given subcommand(s)
 
             Options:
               -h, --help     Print help
@@ -585,6 +596,12 @@ fn help_shows_the_commands_and_an_example_of_each() {
               remora-control issue --dir authority --namespace shop --service-account orders --out orders
               remora-control inspect orders/tls.crt orders/ca.crt
               remora-control bundle --dir authority --format spiffe
+              remora-control serve --dir authority --policy policies
+              remora-control token create --dir authority --namespace shop --service-account orders
+              remora-control rotate --prove --dir authority --root
+              remora-control check --dir authority --min-life 6h
+              remora-control rollback --dir authority
+              remora-control push --policy policies --to /etc/remora/policy
         "#]],
     );
 }
