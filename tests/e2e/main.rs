@@ -14,6 +14,9 @@
 )]
 
 mod cable;
+mod control;
+mod control_many;
+mod control_sidecars;
 mod deadlines;
 mod dns;
 mod failover;
@@ -36,6 +39,7 @@ mod load;
 mod mesh;
 mod metrics;
 mod pods;
+mod pods_control;
 mod policy;
 mod process;
 mod protocols_http1;
@@ -43,6 +47,7 @@ mod protocols_http2;
 mod protocols_mesh;
 mod protocols_tcp;
 mod rig;
+mod rotation;
 mod runner;
 mod stand_in;
 mod tcp;
@@ -59,7 +64,10 @@ fn cases() -> Vec<runner::Case> {
         intercept::CASES,
         identity::CASES,
         identity_rotation::CASES,
+        rotation::CASES,
         policy::CASES,
+        control_sidecars::CASES,
+        control_many::CASES,
         failover::CASES,
         faults_endpoints::CASES,
         faults_retries::CASES,
@@ -78,6 +86,10 @@ fn cases() -> Vec<runner::Case> {
 }
 
 fn main() -> ExitCode {
+    // This binary is also control, which has none of its own here.
+    if let Some(code) = control::run(std::env::args().skip(1)) {
+        return code;
+    }
     let options = match runner::Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(message) => return runner::refuse(&message),

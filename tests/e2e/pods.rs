@@ -130,18 +130,19 @@ pub(crate) fn readable_dir() -> TempDir {
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     arguments: Vec<String>,
+    without: Vec<&'static str>,
 }
 
 impl Setup {
     /// With this identity, and everything else by default.
     pub(crate) fn new(identity: &Path) -> Self {
-        let setup = Self { arguments: Vec::new() };
+        let setup = Self { arguments: Vec::new(), without: Vec::new() };
         setup.with("--identity", identity.to_str().expect("a plain path"))
     }
 
     /// Without mutual TLS.
     pub(crate) fn nobody() -> Self {
-        Self { arguments: Vec::new() }.with("--identity", "none")
+        Self { arguments: Vec::new(), without: Vec::new() }.with("--identity", "none")
     }
 
     /// With one more flag.
@@ -153,6 +154,12 @@ impl Setup {
     /// With a flag that has no value.
     pub(crate) fn flag(mut self, flag: &str) -> Self {
         self.arguments.push(flag.to_owned());
+        self
+    }
+
+    /// Without a flag that it would have by default.
+    pub(crate) fn without(mut self, flag: &'static str) -> Self {
+        self.without.push(flag);
         self
     }
 
@@ -176,7 +183,7 @@ impl Setup {
             ("--access-log", "all".to_owned()),
             ("--lame-duck", "0s".to_owned()),
         ] {
-            if !given(flag) {
+            if !given(flag) && !self.without.contains(&flag) {
                 arguments.extend([flag.to_owned(), value]);
             }
         }
