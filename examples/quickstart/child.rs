@@ -1,7 +1,7 @@
 //! Child: this program, started again as one of the processes of the mesh.
 //!
-//! `quickstart --child PARENT ROLE ARGS…` is the sidecar (`remora`), control
-//! (`remora-control`) or one of the two applications; so the example needs no other binary.
+//! `EXAMPLE --child PARENT ROLE ARGS…` is the sidecar (`remora`), control
+//! (`remora-control`) or one of the applications; so the example needs no other binary.
 //! Children do not outlive the parent, however it ends: the kernel kills them.
 
 use std::{
@@ -19,7 +19,7 @@ use nix::{
     unistd::{Pid, getppid},
 };
 
-use crate::{Result, apps};
+use crate::Result;
 
 const FLAG: &str = "--child";
 
@@ -68,8 +68,12 @@ impl Drop for Child {
     }
 }
 
-/// Is the child that `args` ask for; `None` where they ask for none.
-pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+/// An application: what it is told, to its exit code.
+type App = fn(&mut dyn Iterator<Item = String>) -> ExitCode;
+
+/// Is the child that `args` ask for, `app` where that is no part of Remora; `None` where they
+/// ask for none.
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>, app: App) -> Option<ExitCode> {
     let mut args = args.into_iter();
     args.next().filter(|it| it == FLAG)?;
     let parent = args.next()?.to_str()?.parse().ok()?;
@@ -82,7 +86,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> 
     Some(match &*role {
         "remora" => remora::cli::run(line, &mut stdout(), &mut stderr()),
         "remora-control" => remora_control::cli::run(line, &mut stdout(), &mut stderr()),
-        _ => apps::run(line.filter_map(|it| it.into_string().ok())),
+        _ => app(&mut line.filter_map(|it| it.into_string().ok())),
     })
 }
 

@@ -68,7 +68,7 @@ const LONGEST: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     // This program is also each of its children: `child` says how.
-    if let Some(code) = child::run(env::args_os().skip(1)) {
+    if let Some(code) = child::run(env::args_os().skip(1), |args| apps::run(args)) {
         return code;
     }
     let serve = env::args().skip(1).any(|it| it == "--serve");
