@@ -1,6 +1,8 @@
 //! Manifests: every YAML file under `k8s/` and `examples/` parses, and each object of
 //! `k8s/` says what it is.
 
+use std::collections::BTreeSet;
+
 use granit_parser::{Event, Parser, ScanError};
 
 use super::{
@@ -26,6 +28,58 @@ fn a_sidecar_ends_before_its_pod_is_killed() {
     let grace = values.find_map(|it| it.strip_prefix("--grace=")?.strip_suffix('s')).unwrap();
     let killed_after = value(deployment, "spec.template.spec.terminationGracePeriodSeconds");
     assert!(grace.parse::<u64>().unwrap() < killed_after.unwrap().parse().unwrap());
+}
+
+/// The transcripts are of what control sends: its tests compare them.
+#[test]
+fn control_may_do_what_it_does_and_no_more() {
+    let files: Vec<_> = project().into_iter().collect();
+    let roles = files.iter().find(|it| it.path == "k8s/control/rbac.yaml").unwrap();
+    let roles = objects(&roles.text).unwrap();
+    let own = |it: &&Object| {
+        value(it, "metadata.name") == Some("remora-control")
+            && value(it, "rules.0.verbs.0").is_some()
+    };
+    let allowed: BTreeSet<_> = roles.iter().filter(own).flat_map(allowed).collect();
+    let transcripts = files.iter().filter(|it| {
+        it.path.starts_with("control/src/kubernetes/tests/") && it.path.ends_with(".txt")
+    });
+    let done: BTreeSet<_> = transcripts.flat_map(|it| it.text.lines().filter_map(call)).collect();
+    assert_eq!(allowed, done);
+}
+
+/// What a role's rules allow: `verb resource`.
+fn allowed(role: &Object) -> Vec<String> {
+    let within = |rule: usize, list: &str| {
+        let prefix = format!("rules.{rule}.{list}.");
+        role.iter().filter(move |it| it.0.starts_with(&prefix)).map(|it| it.1.as_str())
+    };
+    let rule = |rule| {
+        let verbs = within(rule, "verbs");
+        verbs.flat_map(move |verb| {
+            within(rule, "resources").map(move |resource| format!("{verb} {resource}"))
+        })
+    };
+    (0..role.len()).flat_map(rule).collect()
+}
+
+/// What a call asks to be allowed, the same way.
+fn call(line: &str) -> Option<String> {
+    let (method, path) = line.split_once(" /api")?;
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let kinds = ["secrets", "configmaps", "leases", "tokenreviews"];
+    let mut steps = path.split('/').skip_while(|it| !kinds.contains(it));
+    let (resource, name) = (steps.next()?, steps.next());
+    let verb = match (method, name) {
+        ("GET", Some(_)) => "get",
+        ("GET", None) if query.contains("watch=true") => "watch",
+        ("GET", None) => "list",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("DELETE", _) => "delete",
+        _ => return Some(line.to_owned()),
+    };
+    Some(format!("{verb} {resource}"))
 }
 
 fn is_manifest(path: &str) -> bool {

@@ -60,6 +60,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "drain",
         ],
     ),
+    ("sync", &["config", "resilience", "telemetry", "drain", "identity", "clock"]),
     ("admin", &["config", "telemetry", "drain", "identity", "clock"]),
     (
         "app",
@@ -75,6 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy",
             "proxy",
             "resilience",
+            "sync",
             "telemetry",
             "transport",
         ],
@@ -90,17 +92,18 @@ const ONLY: &[(&str, &[&str])] = &[
     ("granit_parser", &["config/"]),
     ("h2", &["proxy", "transport"]),
     ("hickory_resolver", &["discovery"]),
-    ("hyper", &["proxy", "transport", "admin"]),
-    ("hyper_util", &["proxy", "transport", "admin"]),
+    ("hyper", &["proxy", "transport", "admin", "sync", "identity/workload_api"]),
+    ("hyper_util", &["proxy", "transport", "admin", "sync", "identity/workload_api"]),
     ("nix", &["intercept", "transport", "app", "drain", "main"]),
     ("notify", &["config/", "identity/", "discovery"]),
     ("pingora_core", &["app", "drain", "discovery", "main"]),
     ("pingora_ketama", &["resilience"]),
     ("prometheus", &["telemetry"]),
+    ("prost", &["identity/workload_api"]),
     ("rustls", &["identity", "transport/tls"]),
     ("serde_saphyr", &["config/"]),
     ("tikv_jemallocator", &["main"]),
-    ("tokio_rustls", &["identity", "transport"]),
+    ("tokio_rustls", &["identity", "transport", "sync"]),
     ("tower", &["proxy", "transport"]),
     ("tracing_subscriber", &["telemetry", "app", "config/settings"]),
     ("x509_parser", &["identity"]),
@@ -243,7 +246,7 @@ mod checks {
         let order = ["endpoint", "resilience", "policy", "clock", "drain", "intercept"];
         let upper =
             ["telemetry", "config", "simulate", "identity", "discovery", "transport", "proxy"];
-        for module in order.iter().chain(&upper).chain(&["admin", "app", "cli"]) {
+        for module in order.iter().chain(&upper).chain(&["sync", "admin", "app", "cli"]) {
             let (_, allowed) = LAYERS.iter().find(|(name, _)| name == module).unwrap();
             assert!(allowed.iter().all(|it| below.contains(it)), "{module}: {allowed:?}");
             below.insert(*module);
