@@ -9,34 +9,29 @@
     reason = "all of it is a test: a surprise in the page should stop it where it stands"
 )]
 
+#[path = "readme/demo.rs"]
+mod demo;
+
 use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    fs,
-    path::Path,
-    process::{Command, Output},
+    collections::BTreeSet, ffi::OsString, fs, path::Path, process::Command, process::Output,
 };
+
+use demo::Demo;
 
 const README: &str = include_str!("../README.md");
 
-/// The folder of its examples, which is another one each time they are tested.
-const DEMO: &str = "/tmp/demo";
-
 #[test]
 fn commands_say_what_the_readme_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let demo = folder.path().to_str().unwrap();
+    let mut demo = Demo::new();
     let mut run = 0;
     for (command, expected) in blocks("console").flat_map(|it| commands(&it)) {
-        let command = command.replace(DEMO, demo);
-        let Some(said) = say(&command) else { continue };
-        let said = said.replace(demo, DEMO);
+        let Some(said) = demo.say(&command) else { continue };
         let (said, expected): (Vec<_>, Vec<_>) =
             (said.lines().collect(), expected.lines().collect());
         assert!(matches(&expected, &said), "`{command}` says:\n{}", said.join("\n"));
         run += 1;
     }
-    assert!(run >= 6, "only {run} commands of the README could be tried");
+    assert!(run >= 18, "only {run} commands of the README could be tried");
 }
 
 #[test]
@@ -105,26 +100,6 @@ fn commands(block: &str) -> Vec<(String, String)> {
         }
     }
     commands
-}
-
-/// What a command says; `None` for one that is not tried: it stays, is slow, or is not ours.
-fn say(command: &str) -> Option<String> {
-    let is_tried = ["check", "defaults", "intercept print", "--help", "--grace soon"];
-    if command.starts_with("remora ") && is_tried.iter().any(|it| command.contains(it)) {
-        let bin = Path::new(env!("CARGO_BIN_EXE_remora")).parent().unwrap();
-        let mut paths = vec![bin.to_owned()];
-        paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("exec 2>&1; {command}")]).current_dir(root());
-        let output = shell.env("PATH", std::env::join_paths(paths).unwrap()).output().unwrap();
-        return Some(String::from_utf8(output.stdout).unwrap());
-    }
-    let args = command.strip_prefix("remora-control ")?;
-    let args = ["remora-control"].into_iter().chain(args.split_whitespace()).map(OsString::from);
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    remora_control::cli::run(args, &mut out, &mut err);
-    out.extend(err);
-    Some(String::from_utf8(out).unwrap())
 }
 
 fn remora(args: [OsString; 2]) -> Output {
