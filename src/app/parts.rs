@@ -205,6 +205,7 @@ impl Parts {
                 let host = sync::Host {
                     identity: identity.clone(),
                     policies: shared.policies.clone(),
+                    drain: shared.drain.clone(),
                     services: Arc::new(move || called_by(&services)),
                     changed: Arc::clone(&shared.called),
                     on_identity: Arc::clone(&on_identity) as _,

@@ -46,6 +46,7 @@ impl Sync {
             },
             services,
             last_error: memory.error().map(short),
+            leaving: host.drain.is_draining(),
         }
     }
 }

@@ -119,6 +119,7 @@ impl Sync {
                 return Ok(());
             }
             let report = self.report(host);
+            let leaving = report.leaving;
             if last.as_ref() != Some(&report) {
                 match client.report(&report).await {
                     Ok(()) => (failures, last) = (0, Some(report)),
@@ -139,6 +140,7 @@ impl Sync {
                 select! {
                     () = self.dirty.notified() => (),
                     () = host.changed.notified() => (),
+                    () = host.drain.begun(), if !leaving => (),
                 }
             };
             if timeout(pace.report, changed).await.is_err() {

@@ -8,6 +8,7 @@ use super::wire;
 use crate::{
     clock,
     config::{self, Policies, settings::Control},
+    drain::Drain,
     identity::{self, Identity},
 };
 
@@ -74,6 +75,8 @@ pub struct Host {
     pub identity: Identity,
     /// Its policy, of [`super::Sync::policy_folder`].
     pub policies: Policies,
+    /// Whether it is about to end.
+    pub drain: Drain,
     /// The services its application calls, as `name.namespace`.
     pub services: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Told when there is another one, or another certificate.

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     clock,
     config::{self, Policies, settings::Control},
-    drain,
+    drain::{self, Drain},
     identity::{self, Identity},
 };
 
@@ -35,6 +35,7 @@ struct Sidecar {
     policies: Policies,
     changed: Arc<Notify>,
     called: Arc<Mutex<Vec<String>>>,
+    drain: Drain,
     metrics: Metrics,
     events: mpsc::Receiver<String>,
     running: JoinHandle<()>,
@@ -109,9 +110,11 @@ impl Sidecar {
         let (sender, events) = mpsc::channel(64);
         let (of_identity, of_policy) = (sender.clone(), sender);
         let services = Arc::clone(&called);
+        let drain = Drain::new();
         let host = Host {
             identity: identity.clone(),
             policies: policies.clone(),
+            drain: drain.clone(),
             services: Arc::new(move || services.lock().clone()),
             changed: Arc::clone(&changed),
             on_identity: Arc::new(move |event: &identity::Event| {
@@ -123,7 +126,7 @@ impl Sidecar {
             }),
         };
         let running = drain::spawn("control", sync.run(host));
-        Self { state, identity, policies, changed, called, metrics, events, running }
+        Self { state, identity, policies, changed, called, drain, metrics, events, running }
     }
 
     fn page(&self) -> String {
@@ -391,6 +394,15 @@ async fn new_roots_are_used_together_with_the_certificate() {
     control.say(&wire::Message::Bundle(wire::Bundle { sequence: 4, roots: new_only }));
     within(control.report(|it| it.bundle == 4 && it.last_error.is_none())).await;
     assert_eq!(sidecar.identity.material().roots.roots().len(), 1);
+}
+
+#[tokio::test]
+async fn a_sidecar_says_that_it_leaves() {
+    let control = StandIn::start().await;
+    let sidecar = Sidecar::start(&control).await;
+    within(control.report(|it| !it.leaving)).await;
+    sidecar.drain.begin();
+    within(control.report(|it| it.leaving)).await;
 }
 
 #[tokio::test]

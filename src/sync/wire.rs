@@ -143,6 +143,9 @@ pub struct Report {
     /// The last thing that failed and has not been mended.
     #[serde(default)]
     pub last_error: Option<String>,
+    /// Whether it is about to end: nobody needs to wait for it.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// A certificate in use.

@@ -14,7 +14,7 @@ use std::{
 use remora::{
     clock,
     config::{self, Policies, settings},
-    drain,
+    drain::{self, Drain},
     identity::Identity,
     sync::{self, Host, Pace, Source, Sync},
     telemetry::Metrics,
@@ -152,6 +152,7 @@ fn sidecar(
     sync.run(Host {
         identity,
         policies,
+        drain: Drain::new(),
         services: Arc::new(Vec::new),
         changed: Arc::new(Notify::new()),
         on_identity: Arc::new(move |_| of_identity.one_more(&of_identity.rotated)),

@@ -25,6 +25,9 @@ pub(super) struct Records {
 /// reports every 30 s.
 const TELL: u64 = 20;
 
+/// For how many seconds a sidecar still counts that is about to end: longer than a pod may take.
+const LEAVING: u64 = 60;
+
 #[derive(Debug)]
 struct Record {
     sidecar: Sidecar,
@@ -98,6 +101,9 @@ impl Records {
         let record = self.at(from, now)?;
         let before = record.sidecar.peer;
         record.heard(from, now);
+        if report.leaving {
+            record.sidecar.not_after = record.sidecar.not_after.min(now + LEAVING);
+        }
         let is_due = record.told + TELL <= now;
         let is_new = is_due || record.sidecar.report != report || before != record.sidecar.peer;
         if record.sidecar.report.services != report.services {

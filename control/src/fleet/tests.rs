@@ -124,6 +124,19 @@ async fn of_a_sidecar_known_to_two_replicas_the_newest_word_counts() {
 }
 
 #[tokio::test]
+async fn who_says_that_it_leaves_is_waited_for_a_minute() {
+    let (_dir, _store, fleet) = world("one").await;
+    let report = |leaving| Report { instance: "a".to_owned(), leaving, ..Report::default() };
+    let later = |seconds| NOW + Duration::from_secs(seconds);
+    fleet.reported(&sender("a", HOUR), report(true), NOW).unwrap();
+    assert_eq!(names(&fleet, later(59)), ["a"]);
+    assert!(names(&fleet, later(60)).is_empty());
+    // It is there again, by the same certificate.
+    fleet.reported(&sender("a", HOUR), report(false), later(61)).unwrap();
+    assert_eq!(names(&fleet, later(3_599)), ["a"]);
+}
+
+#[tokio::test]
 async fn who_was_connected_to_a_replica_that_died_is_not_for_ever() {
     let (_dir, store, one) = world("one").await;
     let two = Fleet::load(&store, "two").await.unwrap();
