@@ -34,7 +34,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rand::{SeedableRng as _, rngs::StdRng};
-use remora_certs::csr;
+use remora_certs::{csr, folder};
 use tokio::sync::Notify;
 
 pub use self::setup::{Config, Host, Pace, Resolve, Resolving, Source, Wall, wall};
@@ -256,7 +256,7 @@ fn open(config: &Config) -> Result<(), Error> {
     }
     let policy = policy_folder(state);
     private(policy.clone())?;
-    policy::tidy(&policy).map_err(|source| Error::State { path: policy, source })
+    folder::clear(&policy).map_err(|source| Error::State { path: policy, source })
 }
 
 /// Where the certificate is in a state folder.

@@ -34,7 +34,7 @@ use std::{
 use zeroize::Zeroizing;
 
 /// The link to the current directory.
-pub const DATA: &str = "..data";
+const DATA: &str = "..data";
 
 /// Sixty-four roots of the largest kind fit; nothing sensible is larger.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
@@ -110,9 +110,7 @@ pub enum Error {
 /// cleared away by the next call.
 pub fn replace(folder: &Path, files: &[File<'_>], now: Duration) -> Result<(), Error> {
     create_dir(folder, 0o755, true)?;
-    // Two at once would clear away each other's directories.
-    let lock = fs::File::open(folder).and_then(|it| it.lock().map(|()| it));
-    let _lock = lock.map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+    let _lock = lock(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
     for file in files {
         if ["", "."].contains(&file.name) || file.name.starts_with("..") || file.name.contains('/')
         {
@@ -134,8 +132,26 @@ pub fn replace(folder: &Path, files: &[File<'_>], now: Duration) -> Result<(), E
         // The set is not in use: leave no half of it behind. The first error is the one to tell.
         let _removed = fs::remove_dir_all(&fresh);
     }
-    let _cleared = clear(folder);
+    let _cleared = clear_away(folder);
     swapped
+}
+
+/// Removes what a [`replace`] that was interrupted may have left of other sets: to a reader of
+/// all files, a link to none is a mistake.
+///
+/// # Errors
+///
+/// When the folder cannot be read or changed; that it is not there is none.
+pub fn clear(folder: &Path) -> io::Result<()> {
+    match lock(folder).and_then(|_lock| clear_away(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        cleared => cleared,
+    }
+}
+
+/// Keeps others out until it is dropped: two at once would clear away each other's directories.
+fn lock(folder: &Path) -> io::Result<fs::File> {
+    fs::File::open(folder).and_then(|it| it.lock().map(|()| it))
 }
 
 /// Reads the files `names` of `folder` as one set.
@@ -276,7 +292,7 @@ fn link(path: &Path, target: &Path) -> Result<(), Error> {
 }
 
 /// Removes what is not of the set in use: dated directories, and links to no file of it.
-fn clear(folder: &Path) -> io::Result<()> {
+fn clear_away(folder: &Path) -> io::Result<()> {
     let current = fs::read_link(folder.join(DATA)).unwrap_or_default();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

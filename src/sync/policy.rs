@@ -11,7 +11,7 @@
 //! The same number with other files is taken: a generation has more files for a workload
 //! that calls more services.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use remora_certs::{
@@ -120,32 +120,14 @@ pub(super) fn write(
         .map(|(name, content)| File { name, content: content.as_bytes(), secret: false })
         .collect();
     folder::replace(folder, &files, now)?;
-    tidy(folder).map_err(|source| folder::Error::Io { path: folder.to_owned(), source })
-}
-
-/// Removes the names of files that the set in use has no more: a reader would miss them.
-///
-/// # Errors
-///
-/// When the folder cannot be read or changed.
-pub(super) fn tidy(folder: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let leads = fs::read_link(&path).is_ok_and(|it| it.starts_with(folder::DATA));
-        if leads && !path.exists() {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
+    // A name that is left of the old set would be a mistake to the loader.
+    folder::clear(folder).map_err(|source| folder::Error::Io { path: folder.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -188,18 +170,5 @@ mod tests {
         assert_eq!(names(&["a.yaml", "b.yaml"]), ["a.yaml", "b.yaml"]);
         assert_eq!(names(&["b.yaml", "c.yaml"]), ["b.yaml", "c.yaml"]);
         assert_eq!(names(&[]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn names_that_lead_nowhere_are_tidied_away_and_others_are_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        std::os::unix::fs::symlink("..data/gone.yaml", path("gone.yaml")).unwrap();
-        std::os::unix::fs::symlink("/nowhere", path("own.yaml")).unwrap();
-        fs::write(path("plain.yaml"), "").unwrap();
-        tidy(folder.path()).unwrap();
-        assert!(!path("gone.yaml").is_symlink());
-        assert!(path("own.yaml").is_symlink() && path("plain.yaml").exists());
-        tidy(&path("missing")).unwrap();
     }
 }

@@ -231,3 +231,16 @@ fn set(content: &[u8]) -> [File<'_>; 2] {
 fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+#[test]
+fn names_that_lead_nowhere_are_cleared_away_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    symlink("..data/gone.yaml", path("gone.yaml")).unwrap();
+    symlink("/nowhere", path("own.yaml")).unwrap();
+    fs::write(path("plain.yaml"), "").unwrap();
+    clear(folder.path()).unwrap();
+    assert!(!path("gone.yaml").is_symlink());
+    assert!(path("own.yaml").is_symlink() && path("plain.yaml").exists());
+    clear(&path("missing")).unwrap();
+}
