@@ -1,13 +1,12 @@
 //! Rollback as an operator runs it: older documents, with a new number.
 #![expect(clippy::unwrap_used, reason = "all of it is a test: a surprise should stop it")]
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
-};
+#[path = "served/server.rs"]
+mod server;
 
+use std::{fs, path::Path};
+
+use server::{Server, control};
 use tempfile::TempDir;
 
 #[test]
@@ -34,33 +33,19 @@ fn a_rollback_gives_older_documents_a_new_number() {
 
 /// A server with an authority and a folder of policy, the first of which is out.
 struct Place {
+    // The first to be dropped: nobody is left to write into the folder.
+    server: Server,
     dir: TempDir,
-    server: Child,
-    url: String,
-    /// Open as long as it may say more.
-    _said: BufReader<ChildStdout>,
 }
 
 impl Place {
     fn serving() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (authority, policy) = (dir.path().join("ca"), dir.path().join("policy"));
+        let policy = dir.path().join("policy");
         fs::create_dir(&policy).unwrap();
         write(&policy, 1);
-        let made = control().args(["init", "--dir"]).arg(&authority).output().unwrap();
-        assert!(made.status.success());
-        let mut server = control()
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "off"])
-            .args(["--dir".as_ref(), authority.as_os_str()])
-            .args(["--policy".as_ref(), policy.as_os_str()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut said = BufReader::new(server.stdout.take().unwrap());
-        said.read_line(&mut line).unwrap();
-        let url = line.trim().rsplit(' ').next().unwrap().to_owned();
-        let place = Self { dir, server, url, _said: said };
+        let server = Server::start(dir.path(), &["--policy".as_ref(), &policy]);
+        let place = Self { server, dir };
         place.reaches(1);
         place
     }
@@ -87,21 +72,14 @@ impl Place {
     fn says(&self, words: &str, code: i32) -> String {
         let output = control()
             .args(words.split(' '))
-            .args(["--server", &self.url, "--dir"])
+            .args(["--server", &self.server.url, "--dir"])
             .arg(self.dir.path().join("ca"))
             .output()
             .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap().replace(&self.url, "URL");
+        let text = |bytes| String::from_utf8(bytes).unwrap().replace(&self.server.url, "URL");
         let said = text(output.stdout) + &text(output.stderr);
         assert_eq!(output.status.code(), Some(code), "{said}");
         said
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Either fails when it has ended already, which is what is wanted.
-        let _gone = self.server.kill().and_then(|()| self.server.wait()).is_ok();
     }
 }
 
@@ -114,8 +92,4 @@ fn write(policy: &Path, round: u64) {
     );
     fs::write(policy.join(".next"), text).unwrap();
     fs::rename(policy.join(".next"), policy.join("orders.yaml")).unwrap();
-}
-
-fn control() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_remora-control"))
 }

@@ -1,14 +1,13 @@
 //! Rotate, status and check as an operator runs them, against a server without sidecars.
 #![expect(clippy::unwrap_used, reason = "all of it is a test: a surprise should stop it")]
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
-};
+#[path = "served/server.rs"]
+mod server;
+
+use std::{fs, path::Path, process::Stdio};
 
 use expect_test::{Expect, expect};
+use server::{Server, control};
 use tempfile::TempDir;
 
 #[test]
@@ -98,7 +97,7 @@ fn what_cannot_be_done_is_said_with_what_can() {
 #[test]
 fn of_rotations_begun_at_once_one_leaves_its_keys() {
     let place = Place::serving();
-    let server = format!("--server {} --root --dir {}/ca", place.url, place.path());
+    let server = format!("--server {} --root --dir {}/ca", place.server.url, place.path());
     let begin = |_| control().arg("rotate").args(server.split(' ')).stderr(Stdio::null()).spawn();
     let begun: Vec<_> = (0..4).map(begin).collect();
     let ended: Vec<_> = begun.into_iter().map(|it| it.unwrap().wait().unwrap()).collect();
@@ -114,8 +113,8 @@ fn of_rotations_begun_at_once_one_leaves_its_keys() {
 #[test]
 fn without_a_server_nothing_is_prepared() {
     let mut place = Place::serving();
-    place.server.kill().unwrap();
-    place.server.wait().unwrap();
+    place.server.process.kill().unwrap();
+    place.server.process.wait().unwrap();
     let authorities = || fs::read_dir(place.dir.path().join("ca/state/authority")).unwrap().count();
     assert_eq!(authorities(), 1);
     for command in ["rotate --prove --root", "status", "check"] {
@@ -128,30 +127,15 @@ fn without_a_server_nothing_is_prepared() {
 
 /// An authority, and a server of it.
 struct Place {
+    // The first to be dropped: nobody is left to write into the folder.
+    server: Server,
     dir: TempDir,
-    server: Child,
-    url: String,
-    /// Open as long as it may say more.
-    _said: BufReader<ChildStdout>,
 }
 
 impl Place {
     fn serving() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let args = ["init", "--dir"].map(Into::into).into_iter().chain([dir.path().join("ca")]);
-        assert!(control().args(args).stdout(Stdio::null()).status().unwrap().success());
-        let mut server = control()
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "off"])
-            .arg("--dir")
-            .arg(dir.path().join("ca"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut said = BufReader::new(server.stdout.take().unwrap());
-        said.read_line(&mut line).unwrap();
-        let url = line.trim().rsplit(' ').next().unwrap().to_owned();
-        Self { dir, server, url, _said: said }
+        Self { server: Server::start(dir.path(), &[]), dir }
     }
 
     fn file(&self, name: &str) -> String {
@@ -169,7 +153,7 @@ impl Place {
     fn says(&self, words: &str, code: i32) -> String {
         let server = match words.split(' ').next() {
             Some("init" | "bundle") => String::new(),
-            _ => format!(" --server {}", self.url),
+            _ => format!(" --server {}", self.server.url),
         };
         self.plain(&format!("{words} --dir DIR/ca{server}"), code)
     }
@@ -191,15 +175,4 @@ impl Place {
     fn path(&self) -> &str {
         Path::to_str(self.dir.path()).unwrap()
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Either fails when it has ended already, which is what is wanted.
-        let _gone = self.server.kill().and_then(|()| self.server.wait()).is_ok();
-    }
-}
-
-fn control() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_remora-control"))
 }
