@@ -5,7 +5,12 @@
 
 use std::str::FromStr;
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{ParseError, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// What is logged when nothing is said: life-cycle, and whatever is degraded.
 pub const DEFAULT_FILTER: &str = "info";
@@ -20,7 +25,7 @@ pub enum Error {
         filter: String,
         /// What is wrong with it.
         #[source]
-        source: tracing_subscriber::filter::ParseError,
+        source: ParseError,
     },
     /// The process logs already.
     #[error("logging was begun twice\nhint: this is a bug in remora, please report it")]
@@ -60,8 +65,8 @@ impl FromStr for Format {
 ///
 /// When the filter does not parse, or the process logs already.
 pub fn init(format: Format, filter: &str) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|source| Error::Filter { filter: filter.into(), source })?;
+    let filter: Targets =
+        filter.parse().map_err(|source| Error::Filter { filter: filter.into(), source })?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let begun = match format {

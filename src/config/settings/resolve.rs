@@ -259,7 +259,7 @@ fn log_filter(text: &str) -> Result<String, Complaint> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     // A lone word would be taken for a target, and a level with a typing error for none.
     let is_known = |part: &str| part.contains('=') || LEVELS.contains(&part);
-    let is_filter = text.parse::<tracing_subscriber::EnvFilter>().is_ok();
+    let is_filter = text.parse::<tracing_subscriber::filter::Targets>().is_ok();
     if is_filter && text.split(',').all(is_known) {
         return Ok(text.to_owned());
     }
