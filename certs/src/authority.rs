@@ -37,8 +37,8 @@ use zeroize::Zeroizing;
 pub(crate) use self::secret::Secret;
 pub use self::{
     error::{Error, Unfit},
-    leaf::{Issued, Leaf, Signed},
-    setup::{Lives, Next, Setup, Source, create, fresh, next, setup, take_over},
+    leaf::{Issued, Leaf, Names, Signed},
+    setup::{Lives, Next, Setup, Source, create, fresh, next, next_root_key, setup, take_over},
 };
 use crate::{
     bundle::Bundle,
@@ -255,10 +255,9 @@ fn random<const N: usize>() -> Result<[u8; N], Error> {
 ///
 /// Other roots may live longer without being of any use to the chain.
 fn end(chain: &Bundle, roots: &Bundle) -> Duration {
-    let facts = |it: &Bundle| it.roots().iter().filter_map(|it| Facts::of(it).ok()).collect();
-    let (chain, roots): (Vec<Facts>, Vec<Facts>) = (facts(chain), facts(roots));
+    let chain: Vec<_> = chain.facts().collect();
     let last = chain.last().map(|it| it.issuer.as_str());
-    let above = roots.iter().filter(|it| last == Some(&it.subject));
+    let above = roots.facts().filter(|it| last == Some(&it.subject));
     let (signers, root) = (chain.iter().map(|it| it.not_after), above.map(|it| it.not_after));
     signers.chain(root.max()).min().unwrap_or_default()
 }

@@ -98,6 +98,11 @@ impl Bundle {
         &self.roots
     }
 
+    /// What each of them says.
+    pub fn facts(&self) -> impl Iterator<Item = Facts> {
+        self.roots.iter().filter_map(|it| Facts::of(it).ok())
+    }
+
     /// Whether one of the roots vouches for `chain`, leaf first, at `now`: as a client of
     /// the leaf's holder asks it.
     ///

@@ -33,6 +33,8 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use crate::pem;
+
 /// The link to the current directory.
 const DATA: &str = "..data";
 
@@ -54,6 +56,18 @@ pub struct File<'a> {
     pub content: &'a [u8],
     /// Whether only its owner may read it.
     pub secret: bool,
+}
+
+impl<'a> File<'a> {
+    /// One that anybody may read, as far as the umask lets them.
+    pub fn public(name: &'a str, content: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self { name, content: content.as_ref(), secret: false }
+    }
+
+    /// One that only its owner may read.
+    pub fn secret(name: &'a str, content: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self { name, content: content.as_ref(), secret: true }
+    }
 }
 
 impl std::fmt::Debug for File<'_> {
@@ -84,9 +98,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// More than 256 KiB.
-    #[error("`{0}` has more than 256 KiB")]
-    TooLarge(PathBuf),
+    /// More bytes than are read.
+    #[error("`{0}` has more than {max}", max = size(*.1))]
+    TooLarge(PathBuf, usize),
     /// The file system said no.
     #[error("cannot write `{path}`")]
     Io {
@@ -96,6 +110,38 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+fn size(bytes: usize) -> String {
+    if bytes < 1024 * 1024 {
+        format!("{} KiB", bytes / 1024)
+    } else {
+        format!("{} MiB", bytes / 1024 / 1024)
+    }
+}
+
+impl Error {
+    /// Whether the input is at fault, rather than the machine.
+    pub fn is_input(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::Read { .. })
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Exists(_) => {
+                "nothing was overwritten: choose another folder, or `--force` to replace them"
+            }
+            Self::NotALink(_) => {
+                "choose an empty folder, or remove the file: links into `..data` replace it"
+            }
+            Self::Read { .. } => "check the path and who may read it",
+            Self::TooLarge(..) => pem::HINT,
+            Self::Name(_) | Self::Io { .. } => {
+                "check the path, the space left and who may write there"
+            }
+        }
+    }
 }
 
 /// Writes `files` into `folder`, made when absent, in place of those of the last call.
@@ -149,8 +195,12 @@ pub fn clear(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Keeps others out until it is dropped: two at once would clear away each other's directories.
-fn lock(folder: &Path) -> io::Result<fs::File> {
+/// Keeps others out until it is dropped: two at once would undo each other's work.
+///
+/// # Errors
+///
+/// When the folder cannot be opened.
+pub fn lock(folder: &Path) -> io::Result<fs::File> {
     fs::File::open(folder).and_then(|it| it.lock().map(|()| it))
 }
 
@@ -167,7 +217,7 @@ pub fn read<const N: usize>(folder: &Path, names: [&str; N]) -> Result<[Content;
     let mut tries = 0;
     loop {
         let before = link();
-        let set = names.map(|name| read_file(&folder.join(name)));
+        let set = names.map(|name| read_file(&folder.join(name), FILE_BYTES_MAX));
         tries += 1;
         if before == link() || tries == READ_TRIES {
             let mut files = std::array::from_fn(|_| Content::default());
@@ -179,17 +229,21 @@ pub fn read<const N: usize>(folder: &Path, names: [&str; N]) -> Result<[Content;
     }
 }
 
-fn read_file(path: &Path) -> Result<Content, Error> {
+/// Reads one file of at most `max` bytes.
+///
+/// # Errors
+///
+/// When it is missing, unreadable or larger.
+pub fn read_file(path: &Path, max: usize) -> Result<Content, Error> {
     let io_error = |source| Error::Read { path: path.to_owned(), source };
     let file = fs::File::open(path).map_err(io_error)?;
     let length = file.metadata().map_err(io_error)?.len();
     // Sized at once: a buffer that grows leaves copies of a key behind.
-    let capacity = usize::try_from(length).unwrap_or_default().min(FILE_BYTES_MAX) + 1;
+    let capacity = usize::try_from(length).unwrap_or_default().min(max) + 1;
     let mut content = Zeroizing::new(Vec::with_capacity(capacity));
-    let bound = FILE_BYTES_MAX as u64 + 1;
-    file.take(bound).read_to_end(&mut content).map_err(io_error)?;
-    if FILE_BYTES_MAX < content.len() {
-        return Err(Error::TooLarge(path.to_owned()));
+    file.take(max as u64 + 1).read_to_end(&mut content).map_err(io_error)?;
+    if max < content.len() {
+        return Err(Error::TooLarge(path.to_owned(), max));
     }
     Ok(content)
 }

@@ -1,9 +1,10 @@
-//! SPIFFE ids, X.509 SVIDs, trust bundles and the authority that issues them.
+//! SPIFFE ids, X.509 SVIDs, trust bundles, the authority that issues them and its commands.
 //!
 //! Code only: keys are made at run time and never live in this repository.
 
 pub mod authority;
 pub mod bundle;
+pub mod cli;
 pub mod csr;
 pub mod duration;
 mod ecdsa;

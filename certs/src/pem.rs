@@ -21,6 +21,10 @@ pub const CERTIFICATE: &str = "CERTIFICATE";
 /// The label of a private key that says itself of which kind it is (PKCS #8).
 pub const PRIVATE_KEY: &str = "PRIVATE KEY";
 
+/// What to do about a file that should have been certificates.
+pub(crate) const HINT: &str =
+    "expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`";
+
 /// The label of a request for a certificate.
 const REQUEST: &str = "CERTIFICATE REQUEST";
 
@@ -64,6 +68,20 @@ pub enum Error {
 
 /// The bytes of a line of base64 (RFC 7468, section 2): 64 characters.
 const LINE_BYTES: usize = 48;
+
+/// The certificates of several files, each once, without the text around them; a file that is
+/// not PEM has none.
+pub fn certificates<const N: usize>(files: [&str; N]) -> String {
+    let mut all: Vec<String> = Vec::new();
+    let blocks = files.map(|it| blocks(it.as_bytes()).unwrap_or_default());
+    for block in blocks.into_iter().flatten().filter(Block::is_certificate) {
+        let text = block.to_pem();
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all.concat()
+}
 
 /// Writes `der` as one block; wiped when dropped, since it may be a key.
 pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {

@@ -144,6 +144,11 @@ impl Svid {
         self.not_before
     }
 
+    /// When half of the leaf's life is over, since the Unix epoch.
+    pub fn half_life(&self) -> Duration {
+        self.not_before + self.not_after.saturating_sub(self.not_before) / 2
+    }
+
     /// When the leaf ends, since the Unix epoch.
     pub fn not_after(&self) -> Duration {
         self.not_after

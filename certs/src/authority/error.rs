@@ -3,8 +3,11 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
-    bundle, folder, pem,
+    bundle,
+    duration::span,
+    folder, pem,
     spiffe_id::{ParseError, SpiffeId},
+    svid,
 };
 
 /// Why an authority cannot be made, read or used.
@@ -15,6 +18,14 @@ pub enum Error {
     TrustDomain {
         /// The name.
         name: String,
+        /// Why.
+        reason: ParseError,
+    },
+    /// The id asked for is none.
+    #[error("`{text}` is not a SPIFFE id: {reason}")]
+    Id {
+        /// What was given, or what its parts would make.
+        text: String,
         /// Why.
         reason: ParseError,
     },
@@ -87,12 +98,60 @@ pub enum Error {
     /// Writing failed.
     #[error(transparent)]
     Write(#[from] folder::Error),
+    /// What was signed is of no use.
+    #[error("its own certificate: {0}")]
+    Own(#[from] svid::Error),
     /// Signing failed.
     #[error("cannot sign: {0}")]
     Sign(#[from] rcgen::Error),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
+}
+
+impl Error {
+    /// Whether the input is at fault, rather than the machine.
+    pub fn is_input(&self) -> bool {
+        if let Self::Write(error) = self {
+            return error.is_input();
+        }
+        !matches!(self, Self::Read { .. } | Self::Own(_) | Self::Sign(_) | Self::Random)
+    }
+
+    /// What to do about it, where anything can be done.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::OtherTrustDomain { trust_domain, .. } => {
+                return Some(format!(
+                    "ids of this authority begin with `spiffe://{trust_domain}/`"
+                ));
+            }
+            Self::OtherId { id, .. } => {
+                return Some(format!("ask for `{id}`, or for no id at all"));
+            }
+            Self::NoPath(id) => {
+                return Some(format!("name a workload: `{id}/ns/NAMESPACE/sa/SERVICE-ACCOUNT`"));
+            }
+            Self::LongerThanSigner { left, .. } => {
+                let left = span(*left);
+                return Some(format!("ask for at most {left}, or make a new signer with `init`"));
+            }
+            Self::TrustDomain { .. } => "such as `cluster.local`",
+            Self::Id { .. } => "the form is spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT",
+            Self::Life(_) => "give a life such as `24h` or `365d`",
+            Self::IssuerEnded => "make a new authority with `remora-control init`",
+            Self::Read { .. }
+            | Self::Certificate { .. }
+            | Self::NoTrustDomain(_)
+            | Self::Key(_) => {
+                "--dir takes a folder made by `remora-control init`, with all its files"
+            }
+            Self::Given { reason, .. } => reason.hint(),
+            Self::Write(error) => error.hint(),
+            Self::DnsName(_) | Self::Own(_) | Self::Sign(_) | Self::Random => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// Why a certificate or key that was made elsewhere does not do.
@@ -177,4 +236,31 @@ pub enum Unfit {
         /// What the verifier said.
         reason: String,
     },
+}
+
+impl Unfit {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Pem(_) | Self::Empty | Self::Unreadable { .. } => pem::HINT,
+            Self::Many(_) => "`--root` takes the file of one root",
+            Self::NotCa(_) | Self::NoCertSign(_) => {
+                "have one made that may sign: `isCA: true` in cert-manager, an intermediate in Vault"
+            }
+            Self::IsRoot(_) => "a root and its key are `--root` and `--root-key`",
+            Self::NotRoot(_) => "an issuer and its key are `--issuer` and `--issuer-key`",
+            Self::PathLength(_) => "have a root made whose path length is 1, or not limited",
+            Self::NotYet { .. } => "wait, or check the clocks here and where it was made",
+            Self::Ended { .. } => "have a new one made where this was made",
+            Self::UriConstraint(_) => {
+                "have one made without; sidecars check the trust domain anyway"
+            }
+            Self::OtherTrustDomain { .. } => "leave `--trust-domain` out, or name that one",
+            Self::NoTrustDomain(_) => "name the trust domain with `--trust-domain`",
+            Self::NoRoot(_) => "name its file with `--root`",
+            Self::UnusableKey => "expected one key in PEM, of ECDSA, Ed25519 or RSA, not encrypted",
+            Self::OtherKey(_) => "certificate and key must be of one pair",
+            Self::Unvouched { .. } => "`remora-control inspect` shows what each certificate may",
+        }
+    }
 }

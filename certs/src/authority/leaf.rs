@@ -3,7 +3,12 @@
 //! What a leaf says is decided here alone: one SPIFFE id, signatures in handshakes of both
 //! sides, and never a right to sign. A request adds its public key and nothing else.
 
-use std::{fmt, net::IpAddr, path::Path, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    time::Duration,
+};
 
 use rcgen::{
     Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
@@ -16,6 +21,7 @@ use crate::{
     csr::Asked,
     folder::{self, File},
     spiffe_id::SpiffeId,
+    svid::Svid,
     x509::Facts,
 };
 
@@ -30,6 +36,36 @@ pub struct Leaf<'a> {
     pub dns_names: &'a [String],
     /// Addresses beside the SPIFFE id, usually none.
     pub addresses: &'a [IpAddr],
+}
+
+/// What those who know hosts rather than ids, such as curl, may call the holder of a leaf.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Host names.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Default for Names {
+    /// This machine, as seen from itself.
+    fn default() -> Self {
+        let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        Self { dns: vec!["localhost".to_owned()], addresses }
+    }
+}
+
+impl Extend<String> for Names {
+    /// Adds addresses, each of them once, and as host names what are none.
+    fn extend<I: IntoIterator<Item = String>>(&mut self, names: I) {
+        for name in names {
+            match name.parse() {
+                Ok(address) if self.addresses.contains(&address) => (),
+                Ok(address) => self.addresses.push(address),
+                Err(_) => self.dns.push(name),
+            }
+        }
+    }
 }
 
 /// A leaf as the files a sidecar watches.
@@ -69,6 +105,27 @@ impl Authority {
         Ok(Issued { chain, key, roots, not_after: end(leaf, now) })
     }
 
+    /// Signs a leaf for whoever has this authority, and so need not ask: for `path` in its trust
+    /// domain, for `life` or as long as the issuer lives, with names beside the id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Authority::issue`].
+    pub fn own(
+        &self,
+        path: &str,
+        life: Duration,
+        names: &Names,
+        now: Duration,
+    ) -> Result<Svid, Error> {
+        let name = format!("spiffe://{}{path}", self.trust_domain);
+        let id = name.parse().map_err(|reason| Error::TrustDomain { name, reason })?;
+        let life = life.min(self.not_after.saturating_sub(now));
+        let Names { dns, addresses } = names;
+        let issued = self.issue(&Leaf { id: &id, life, dns_names: dns, addresses }, now)?;
+        Ok(Svid::from_pem(issued.chain.as_bytes(), issued.key.as_bytes())?)
+    }
+
     /// Signs a leaf of `id` for the key that is `asked` for.
     ///
     /// Whether the caller is `id` must have been proved before.
@@ -93,19 +150,26 @@ impl Authority {
         Ok(Signed { chain, not_after: end(&leaf, now), serial: facts.serial })
     }
 
+    /// Whether `id` is one it may sign for.
+    ///
+    /// # Errors
+    ///
+    /// When it is of another trust domain, or names no workload.
+    pub fn admit(&self, id: &SpiffeId) -> Result<(), Error> {
+        if id.trust_domain() != self.trust_domain {
+            let trust_domain = self.trust_domain.clone();
+            return Err(Error::OtherTrustDomain { id: id.clone(), trust_domain });
+        }
+        if id.path().is_empty() { Err(Error::NoPath(id.clone())) } else { Ok(()) }
+    }
+
     fn certify(
         &self,
         leaf: &Leaf<'_>,
         key: &impl PublicKeyData,
         now: Duration,
     ) -> Result<Certificate, Error> {
-        if leaf.id.trust_domain() != self.trust_domain {
-            let trust_domain = self.trust_domain.clone();
-            return Err(Error::OtherTrustDomain { id: leaf.id.clone(), trust_domain });
-        }
-        if leaf.id.path().is_empty() {
-            return Err(Error::NoPath(leaf.id.clone()));
-        }
+        self.admit(leaf.id)?;
         let left = self.not_after.checked_sub(now).ok_or(Error::IssuerEnded)?;
         if left < leaf.life {
             return Err(Error::LongerThanSigner { asked: leaf.life, left });
@@ -147,11 +211,10 @@ impl Issued {
     ///
     /// As [`folder::replace`].
     pub fn write(&self, folder: &Path, now: Duration) -> Result<(), folder::Error> {
-        let public = |name, content| File { name, content, secret: false };
         let files = [
-            public("tls.crt", self.chain.as_bytes()),
-            File { name: "tls.key", content: self.key.as_bytes(), secret: true },
-            public("ca.crt", self.roots.as_bytes()),
+            File::public("tls.crt", &self.chain),
+            File::secret("tls.key", self.key.as_bytes()),
+            File::public("ca.crt", &self.roots),
         ];
         folder::replace(folder, &files, now)
     }

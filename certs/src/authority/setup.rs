@@ -5,7 +5,11 @@
 //! for trial, and must be accepted by the verifier that sidecars use, before a file is
 //! written.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
 use rustls::{
@@ -88,14 +92,6 @@ pub struct Next {
     pub root_key: Option<Zeroizing<String>>,
 }
 
-/// Files to write, and the authority they make.
-struct Made {
-    root_key: Option<Zeroizing<String>>,
-    /// Whether the trust domain stands in no certificate.
-    unnamed: bool,
-    authority: Authority,
-}
-
 /// Makes a root and an issuer with keys of the usual kind: their four files are in `dir`.
 ///
 /// # Errors
@@ -137,7 +133,7 @@ pub fn setup(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Authority, 
             taken_over(setup, [certificate, key], root, now)?
         }
     };
-    write(dir, &made, setup.force)?;
+    write(dir, &made.authority, made.root_key.as_deref(), setup.force)?;
     Ok(made.authority)
 }
 
@@ -165,14 +161,19 @@ pub fn next(
         force: false,
     };
     let nowhere = Path::new("");
-    let made = match root_key {
-        None => new(nowhere, &setup, now)?,
+    match root_key {
+        None => new(nowhere, &setup, now),
         Some(path) => {
             let root = Given::of(Path::new(ROOT_CERTIFICATE), &current.root_pem)?;
-            below(nowhere, &setup, &root, path, now)?
+            below(nowhere, &setup, &root, path, now)
         }
-    };
-    Ok(Next { authority: made.authority, root_key: made.root_key })
+    }
+}
+
+/// Where the key of a new root is until `issuer`, the first under it, signs alone. Each attempt
+/// has its own: what one leaves behind never takes the place of the key of the root in use.
+pub fn next_root_key(dir: &Path, issuer: &str) -> PathBuf {
+    dir.join(format!("next-root-{}.key", issuer.get(..16).unwrap_or_default()))
 }
 
 /// Makes a root and an issuer of `trust_domain` with keys of the usual kind, and writes
@@ -210,7 +211,31 @@ pub fn take_over(pem: &Pem, now: Duration) -> Result<Authority, Error> {
     Ok(authority)
 }
 
-fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Made, Error> {
+impl Authority {
+    /// Writes the files that [`Authority::open`] reads over those in `dir`: the issuer's key
+    /// before its certificate.
+    ///
+    /// The key of its root is moved there from [`next_root_key`], if it is there; without it, a
+    /// key of `retired`, the roots of before, is removed: nothing it signs is trusted any more.
+    ///
+    /// # Errors
+    ///
+    /// On IO errors; it may be done again.
+    pub fn replace(&self, dir: &Path, retired: &str) -> Result<(), Error> {
+        write(dir, self, None, true)?;
+        let (next, path) = (next_root_key(dir, &self.fingerprint), dir.join(ROOT_KEY));
+        let done = if next.exists() {
+            fs::rename(next, &path)
+        } else if is_key_of(&path, retired) && !is_key_of(&path, &self.root_pem) {
+            fs::remove_file(&path)
+        } else {
+            Ok(())
+        };
+        done.map_err(|source| folder::Error::Io { path, source }.into())
+    }
+}
+
+fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Next, Error> {
     let name = setup.trust_domain.unwrap_or_default();
     trust_domain(name).map_err(|reason| Error::TrustDomain { name: name.to_owned(), reason })?;
     if setup.root_life < setup.issuer_life {
@@ -223,7 +248,7 @@ fn new(dir: &Path, setup: &Setup<'_>, now: Duration) -> Result<Made, Error> {
     let root_pem = params.self_signed(&key)?.pem();
     let signer = (Issuer::new(params, key), root_pem);
     let made = signed(dir, setup, name, signer, now)?;
-    Ok(Made { root_key: Some(root_key), ..made })
+    Ok(Next { root_key: Some(root_key), ..made })
 }
 
 /// A new issuer below `root`, whose key is in the file `key`.
@@ -233,7 +258,7 @@ fn below(
     root: &Given,
     key: &Path,
     now: Duration,
-) -> Result<Made, Error> {
+) -> Result<Next, Error> {
     let facts = root.root(now)?;
     let name = root.trust_domain(facts, setup.trust_domain)?;
     let left = facts.not_after.saturating_sub(now);
@@ -254,7 +279,7 @@ fn signed(
     name: &str,
     (signer, root_pem): (Issuer<'_, Secret>, String),
     now: Duration,
-) -> Result<Made, Error> {
+) -> Result<Next, Error> {
     let key = Secret::generate(setup.key)?;
     let mut params = authority_params(name, "issuer", setup.issuer_life, now)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -262,7 +287,7 @@ fn signed(
     let paths = [ISSUER_CERTIFICATE, ROOT_CERTIFICATE, ISSUER_KEY].map(|it| dir.join(it));
     let paths = [&*paths[0], &*paths[1], &*paths[2]];
     let authority = Authority::of(Parts { issuer_pem, root_pem, key, paths, trust_domain: None })?;
-    Ok(Made { root_key: None, unnamed: false, authority })
+    Ok(Next { authority, root_key: None })
 }
 
 /// The issuer of these files, certificate and key.
@@ -271,10 +296,9 @@ fn taken_over(
     [certificate, key_path]: [&Path; 2],
     root: Option<&Path>,
     now: Duration,
-) -> Result<Made, Error> {
+) -> Result<Next, Error> {
     let given = Given::read(certificate)?;
     let (facts, below_root) = given.issuer(now)?;
-    let named = own_trust_domain(facts);
     let (root_pem, root_path) = match root {
         Some(path) => (read(path)?, path),
         None if below_root < given.certificates.len() => {
@@ -292,7 +316,7 @@ fn taken_over(
         trust_domain: Some(name),
     })?;
     prove(&authority, now).map_err(|reason| given.unfit(unvouched(facts, reason)))?;
-    Ok(Made { root_key: None, unnamed: named.is_none(), authority })
+    Ok(Next { authority, root_key: None })
 }
 
 fn unvouched(facts: &Facts, reason: String) -> Unfit {
@@ -319,16 +343,22 @@ fn prove(authority: &Authority, now: Duration) -> Result<(), String> {
     clients.verify_client_cert(leaf, intermediates, at).map(|_| ()).map_err(|it| text(&it))
 }
 
-fn write(dir: &Path, made: &Made, force: bool) -> Result<(), Error> {
-    let public = |name, content| File { name, content, secret: false };
-    let private = |name, content| File { name, content, secret: true };
-    let it = &made.authority;
-    let root_key = made.root_key.as_ref().map(|key| private(ROOT_KEY, key.as_bytes()));
-    let domain = made.unnamed.then(|| public(TRUST_DOMAIN, it.trust_domain.as_bytes()));
+/// Whether the file `path` has the key of one of `certificates`.
+fn is_key_of(path: &Path, certificates: &str) -> bool {
+    let key = Secret::read(path).ok().flatten();
+    let given = Given::of(path, certificates);
+    key.zip(given.ok()).is_some_and(|(key, it)| it.certificates.iter().any(|it| key.is_of(&it.2)))
+}
+
+fn write(dir: &Path, it: &Authority, root_key: Option<&String>, force: bool) -> Result<(), Error> {
+    let root_key = root_key.map(|key| File::secret(ROOT_KEY, key.as_bytes()));
+    let issuer = Given::of(dir, &it.issuer_pem)?;
+    let is_named = own_trust_domain(&issuer.certificates[0].2).is_some();
+    let domain = (!is_named).then(|| File::public(TRUST_DOMAIN, &it.trust_domain));
     let files = [
-        public(ROOT_CERTIFICATE, it.root_pem.as_bytes()),
-        private(ISSUER_KEY, it.issuer.key().pem().as_bytes()),
-        public(ISSUER_CERTIFICATE, it.issuer_pem.as_bytes()),
+        File::public(ROOT_CERTIFICATE, &it.root_pem),
+        File::secret(ISSUER_KEY, it.issuer.key().pem().as_bytes()),
+        File::public(ISSUER_CERTIFICATE, &it.issuer_pem),
     ];
     let files: Vec<_> = root_key.into_iter().chain(files).chain(domain).collect();
     folder::create_dir(dir, 0o700, true)?;

@@ -609,3 +609,13 @@ fn facts(file: &str) -> Facts {
 fn pem(file: &str) -> Vec<u8> {
     pem::blocks(file.as_bytes()).unwrap()[0].certificate().unwrap().to_vec()
 }
+
+#[test]
+fn a_name_is_an_address_or_else_a_host() {
+    let mut names = Names::default();
+    names.extend(["10.0.0.7", "control.example", "::1", "10.0.0.7"].map(str::to_owned));
+    assert_eq!(names.dns, ["localhost", "control.example"]);
+    let addresses =
+        ["127.0.0.1", "::1", "10.0.0.7"].map(|it| it.parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(names.addresses, addresses);
+}

@@ -161,7 +161,7 @@ fn a_set_is_read_whole_and_bounded() {
     replace(dir.path(), &set(&vec![b'x'; FILE_BYTES_MAX]), at(2)).unwrap();
     assert!(read(dir.path(), ["tls.crt"]).is_ok());
     replace(dir.path(), &set(&vec![b'x'; FILE_BYTES_MAX + 1]), at(3)).unwrap();
-    assert!(matches!(read(dir.path(), ["tls.crt"]), Err(Error::TooLarge(_))));
+    assert!(matches!(read(dir.path(), ["tls.crt"]), Err(Error::TooLarge(_, FILE_BYTES_MAX))));
 }
 
 #[test]
