@@ -19,6 +19,7 @@
 pub mod control;
 mod failure;
 pub mod material;
+pub mod proof;
 mod source;
 mod svid;
 #[cfg(test)]
@@ -176,7 +177,7 @@ impl Identity {
 }
 
 /// The TLS configuration to open a connection with as whoever `svid` is, by `roots`, and to
-/// speak `protocol`: for a caller that has no folder to follow, such as control's proofs.
+/// speak `protocol`: for a caller that has no folder to follow, such as [`proof`].
 ///
 /// As with [`Identity::client_config`], the protocol is to be checked after the handshake.
 ///

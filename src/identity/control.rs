@@ -1,9 +1,13 @@
-//! Control: the TLS of a connection to control, and how it is known to be control.
+//! Control: the TLS of a connection to control, on either side of it.
 //!
 //! TLS 1.3, and the same shape as between sidecars. Control's chain must end in the roots
 //! in use, or in those that were given at the start where the former do not know it: after
 //! a rotation that this sidecar slept through, the operator's roots are the way back. Its
 //! SPIFFE id must be control's, whatever host name it was reached by.
+//!
+//! Control's side is [`accept`]. A client may have a certificate; one that does not verify
+//! ends the handshake. Since connections outlive changes of trust, control has each call's
+//! chain checked again, by [`verify_client`].
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -11,7 +15,7 @@ use remora_certs::{
     bundle::Bundle,
     spiffe_id::SpiffeId,
     svid::Svid,
-    x509::{Facts, id_of},
+    x509::{Facts, IdError, id_of},
 };
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -22,13 +26,13 @@ use rustls::{
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::ParsedCertificate,
+    server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::SingleCertAndKey,
     time_provider::TimeProvider,
     version::TLS13,
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::{tls, verify::Refusal};
 
@@ -36,7 +40,13 @@ use super::{tls, verify::Refusal};
 type Wall = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// A connection to control.
-pub type Stream = TlsStream<TcpStream>;
+pub type Stream = client::TlsStream<TcpStream>;
+
+/// A connection that control has taken.
+pub type Accepted = server::TlsStream<TcpStream>;
+
+/// What a client showed of itself, leaf first; empty for nothing.
+pub type Chain = Vec<CertificateDer<'static>>;
 
 /// Control's SPIFFE id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +132,68 @@ impl Named {
     }
 }
 
+/// Completes a handshake with somebody who may have a certificate; then it is one that
+/// `roots` vouch for. HTTP/2 or 1.1.
+///
+/// # Errors
+///
+/// When it does not verify, or they are gone.
+///
+/// # Cancel safety
+///
+/// Safe: the connection is closed.
+pub async fn accept(tcp: TcpStream, svid: &Svid, roots: &Bundle) -> io::Result<Accepted> {
+    let verifier = clients(roots).map_err(io::Error::other)?;
+    let own = Arc::new(SingleCertAndKey::from(Arc::clone(svid.certified())));
+    let provider = Arc::new(tls::provider());
+    let config = tls::accepting(&provider, verifier, own, &[b"h2", b"http/1.1"]);
+    let config = config.map_err(io::Error::other)?;
+    TlsAcceptor::from(Arc::new(config)).accept(tcp).await
+}
+
+/// What the client showed that has been let in.
+pub fn shown(stream: &Accepted) -> Chain {
+    stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()
+}
+
+/// Why a client's certificate does not say who it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproved {
+    /// The roots do not vouch for it.
+    #[error(transparent)]
+    Chain(#[from] Error),
+    /// There is no SPIFFE id of a workload in it.
+    #[error(transparent)]
+    Leaf(#[from] IdError),
+}
+
+/// Who a client is by its chain, leaf first, for which `roots` are to vouch at `now`; and when
+/// the leaf ends.
+///
+/// # Errors
+///
+/// When they do not, or it says nothing.
+pub fn verify_client(
+    roots: &Bundle,
+    chain: &[CertificateDer<'_>],
+    now: Duration,
+) -> Result<(SpiffeId, Duration), Unproved> {
+    let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+    clients(roots)?.verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(now))?;
+    Ok((id_of(leaf)?, Facts::of(leaf)?.not_after))
+}
+
+/// Takes a client without a certificate, or one of `roots`.
+fn clients(roots: &Bundle) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let (roots, provider) = (Arc::clone(roots.store()), Arc::new(tls::provider()));
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+        .allow_unauthenticated()
+        // Clients know their one certificate.
+        .clear_root_hint_subjects()
+        .build();
+    verifier.map_err(|error| Error::General(error.to_string()))
+}
+
 /// Why a handshake failed, in words.
 pub fn words(error: &io::Error) -> String {
     let tls = error.get_ref().and_then(|it| it.downcast_ref::<Error>());
@@ -135,6 +207,11 @@ pub fn words(error: &io::Error) -> String {
         return "our roots do not vouch for it".to_owned();
     }
     format!("its certificate is not valid: {reason}")
+}
+
+/// Of the certificate that signed the one control showed, if it showed both.
+pub fn issuer(stream: &Stream) -> Option<Facts> {
+    Facts::of(stream.get_ref().1.peer_certificates()?.get(1)?).ok()
 }
 
 /// The trust domain that roots are made for; imported ones may not say it.

@@ -40,8 +40,9 @@ impl Material {
     /// As [`Material::load`].
     pub fn examine(chain: &str, key: &str, roots: &str, now: Duration) -> Result<Self, Error> {
         for (text, name) in [chain, key, roots].into_iter().zip(source::FILES) {
-            if folder::FILE_BYTES_MAX < text.len() {
-                return Err(Error::Files(folder::Error::TooLarge(name.into())));
+            let max = folder::FILE_BYTES_MAX;
+            if max < text.len() {
+                return Err(Error::Files(folder::Error::TooLarge(name.into(), max)));
             }
         }
         let files = [chain, key, roots].map(|it| Content::new(it.as_bytes().to_vec()));

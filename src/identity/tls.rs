@@ -19,7 +19,7 @@ use rustls::{
         aws_lc_rs::{self, cipher_suite, kx_group},
     },
     pki_types::UnixTime,
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
     sign::CertifiedKey,
     time_provider::TimeProvider,
     version::TLS13,
@@ -69,13 +69,24 @@ pub(super) fn server(
     live: &Arc<Live>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<ServerConfig, Error> {
-    let verifier = ClientVerifier::new(Arc::clone(live), provider);
+    let verifier = Arc::new(ClientVerifier::new(Arc::clone(live), provider));
+    let resolver = Arc::new(Resolver(Arc::clone(live)));
+    accepting(provider, verifier, resolver, &[ALPN_H2, ALPN_HTTP1, ALPN_TCP])
+}
+
+/// Accepts who passes `verifier`, as whom `resolver` says, to speak one of `protocols`.
+pub(super) fn accepting(
+    provider: &Arc<CryptoProvider>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    resolver: Arc<dyn ResolvesServerCert>,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, Error> {
     let builder = ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(Wall));
     let mut config = builder
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(Resolver(Arc::clone(live))));
-    config.alpn_protocols = [ALPN_H2, ALPN_HTTP1, ALPN_TCP].map(<[u8]>::to_vec).into();
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
