@@ -10,9 +10,11 @@
 pub mod catalogue;
 mod decode;
 mod folder;
+pub mod push;
 pub mod report;
 pub mod scenario;
 mod schema;
+pub mod selection;
 pub mod settings;
 pub mod units;
 mod validate;

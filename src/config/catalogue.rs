@@ -14,16 +14,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 use super::{
     Context, Errors, Loaded, Problem, decode,
     folder::{self, Source},
     report::{Complaint, Place, Report},
     schema::{self, Spec},
-    understand, validate,
+    selection::written,
+    understand, validate, watch,
 };
 use crate::policy::ServiceName;
 
@@ -111,9 +115,42 @@ impl Files {
         understand(&self.sources, context, Report::default())
     }
 
-    /// A number that changes whenever one of the files does.
-    pub fn fingerprint(&self) -> u64 {
-        folder::fingerprint(&self.sources)
+    /// Checks them for sidecars of `namespace`, in which documents are that name none, or else
+    /// for those of every namespace.
+    ///
+    /// Gives what is allowed and looks like a mistake.
+    ///
+    /// # Errors
+    ///
+    /// As [`Files::load`], or [`Catalogue::new`].
+    pub fn check(&self, namespace: Option<&str>) -> Result<Vec<Problem>, Errors> {
+        match namespace {
+            Some(namespace) => Ok(self.load(&context(namespace))?.warnings),
+            None => Ok(Catalogue::new(self)?.warnings),
+        }
+    }
+
+    /// Has the files of the folder `path` read, at once and whenever one of them has changed;
+    /// never returns.
+    ///
+    /// `read` runs on a thread that may wait for a disk; what it makes of them goes to `found`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a reading under way comes to its end, and nobody is told.
+    pub async fn follow<T: Send + 'static>(
+        path: &Path,
+        read: impl Fn(&Self) -> T + Clone + Send + 'static,
+        mut found: impl FnMut(T) + Send,
+    ) {
+        let (folder, last) = (path.to_owned(), Arc::new(Mutex::new(None)));
+        let look = move || {
+            let files = Self::read(&folder);
+            let seen = Some(folder::fingerprint(&files.sources));
+            let is_new = mem::replace(&mut *last.lock(), seen) != seen;
+            is_new.then(|| read(&files))
+        };
+        watch::follow(path, look, |it: Option<T>| it.into_iter().for_each(&mut found)).await;
     }
 
     fn name(&self, file: &Path) -> String {
@@ -139,6 +176,14 @@ impl Catalogue {
             report.error(it.place.clone(), Complaint::new(message, hint));
         }
         let documents = describe(files, &found, &mut report);
+        for (name, text) in written(&documents) {
+            // The comments that are added count, too.
+            if folder::FILE_BYTES_MAX < text.len() as u64 {
+                let hint = "split it into several files";
+                let complaint = Complaint::new("the file is too large", hint);
+                report.error(folder::whole(&Path::new(&name).into()), complaint);
+            }
+        }
         check(&found, &mut report);
         Ok(Self { documents, warnings: report.settle()? })
     }
@@ -311,6 +356,21 @@ spec: {targetRefs: [{kind: ServiceAccount, name: orders}]}
         let text = route("HTTPRoute", "a", "web") + &route("GRPCRoute", "b", "web");
         let errors = Catalogue::new(&files(&[("a.yaml", &text)])).unwrap_err();
         assert_eq!(errors.problems().len(), 1, "{errors}");
+    }
+
+    #[test]
+    fn a_file_that_a_sidecar_would_not_read_is_refused() {
+        let document = "{apiVersion: remora.dev/v1alpha1, kind: WorkloadPolicy, \
+                        metadata: {name: a, namespace: b}, spec: {}} #";
+        let comment = "# a.yaml:1\n".len() + "\n".len();
+        let most = usize::try_from(folder::FILE_BYTES_MAX).unwrap() - comment - document.len();
+        let read = |excess| {
+            let text = document.to_owned() + &"#".repeat(most + excess);
+            Catalogue::new(&files(&[("a.yaml", &text)]))
+        };
+        assert!(read(0).is_ok());
+        let expected = "a.yaml: the file is too large\nhint: split it into several files";
+        assert_eq!(read(1).unwrap_err().to_string(), expected);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
 use super::report::{Complaint, Place, Report};
 
 /// The most one file may hold; a policy of a large service has a few KiB.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The most files of a folder.
 const FILES_MAX: usize = 1_000;

@@ -59,6 +59,15 @@ impl Errors {
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
+
+    /// The first `most` of them, a line and its hint each, and how many more there are.
+    pub fn first(&self, most: usize) -> String {
+        let mut lines: Vec<_> = self.0.iter().take(most).map(Problem::to_string).collect();
+        if most < self.0.len() {
+            lines.push(format!("and {} more", self.0.len() - most));
+        }
+        lines.join("\n")
+    }
 }
 
 impl Complaint {
