@@ -15,14 +15,16 @@
 //! after a wait that grows ([`schedule`]), while the sidecar goes on with what it has.
 
 mod certificates;
-mod client;
+pub mod client;
 mod kept;
 mod policy;
 mod report;
 pub mod schedule;
+pub mod server;
 mod session;
 mod setup;
 pub mod wire;
+pub mod words;
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -37,7 +39,9 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use remora_certs::{csr, folder};
 use tokio::sync::Notify;
 
-pub use self::setup::{Config, Host, Pace, Resolve, Resolving, Source, Wall, wall};
+pub use self::setup::{
+    Config, Host, Pace, Resolve, Resolving, Source, Target, Wall, host_name, wall,
+};
 use self::{certificates::Trouble, kept::Kept};
 use crate::{clock, identity::Material, telemetry::Metrics};
 

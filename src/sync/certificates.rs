@@ -21,7 +21,7 @@ use remora_certs::{
 use zeroize::Zeroizing;
 
 use super::{
-    Source, Sync,
+    Config, Source, Sync, Target,
     client::{self, Client},
     wire::{self, CONTROL_PATH, SigningRequest},
 };
@@ -91,9 +91,12 @@ impl Sync {
     /// Connects to control, showing `svid`.
     pub(super) async fn connect(&self, svid: Option<Svid>) -> Result<Client, Trouble> {
         let shown = svid.is_some();
-        let wall = Arc::clone(&self.config.wall);
+        let Config { control, resolve, pace, wall, .. } = &self.config;
+        let (host, port, resolve) = (control.host.clone(), control.port, Arc::clone(resolve));
+        let target = Target { host, port, resolve, pace: *pace };
+        let wall = Arc::clone(wall);
         let terms = Terms { roots: self.roots()?, named: self.named(), svid, wall };
-        let connected = Client::connect(&self.config, &terms).await.map_err(Trouble::from);
+        let connected = Client::connect(&target, &terms).await.map_err(Trouble::from);
         connected.inspect_err(|it| self.doubt(it, shown))
     }
 
@@ -236,11 +239,10 @@ impl Sync {
     }
 
     fn write(&self, chain: &str, key: &str, roots: &str) -> Result<(), Trouble> {
-        let public = |name, content| File { name, content, secret: false };
         let files = [
-            public("tls.crt", chain.as_bytes()),
-            File { name: "tls.key", content: key.as_bytes(), secret: true },
-            public("ca.crt", roots.as_bytes()),
+            File::public("tls.crt", chain),
+            File::secret("tls.key", key),
+            File::public("ca.crt", roots),
         ];
         Ok(folder::replace(&self.identity_folder(), &files, (self.config.wall)())?)
     }

@@ -1,12 +1,15 @@
 //! Client: one connection to control, and the calls on it.
 //!
 //! Every wait has an end and every answer a bound: control may be slow, wrong, or somebody
-//! who only holds the line. Calls share the connection, since HTTP/2 lets them.
+//! who only holds the line. Calls share the connection, since HTTP/2 lets them. Sidecars call
+//! control by it, and so do its operators.
 
-use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
+mod error;
+
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::Incoming,
@@ -14,14 +17,15 @@ use hyper::{
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use remora_certs::x509::Facts;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 
-use super::{Config, wire};
+pub use self::error::{Error, words};
+use super::{Target, wire};
 use crate::{
     drain,
     identity::control::{self as handshake, Terms},
-    telemetry,
 };
 
 /// More addresses of one name are not tried at a time.
@@ -30,80 +34,14 @@ const ADDRESSES_MAX: usize = 4;
 /// What is kept of what control says of itself.
 const WORDS_MAX: usize = 500;
 
-/// Why control did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error("its name cannot be resolved")]
-    Resolve(#[source] io::Error),
-    #[error("its name has no address")]
-    NoAddress,
-    #[error("`{address}` cannot be reached")]
-    Dial { address: SocketAddr, source: io::Error },
-    #[error("the TLS handshake with `{address}` failed: {reason}")]
-    Handshake { address: SocketAddr, reason: String },
-    #[error("it did not answer in time")]
-    Late,
-    #[error("it has been silent for too long")]
-    Silent,
-    #[error("the connection failed")]
-    Http(#[from] hyper::Error),
-    #[error("it ended the watch")]
-    Ended,
-    #[error("it sent more than {} MiB at once", wire::BYTES_MAX >> 20)]
-    TooMuch,
-    #[error("it sent what cannot be read")]
-    Malformed(#[source] serde_json::Error),
-    #[error("the request cannot be written")]
-    Request(#[source] http::Error),
-    #[error("it refused: {error} (`{reason}`{}{hint})", if .hint.is_empty() { "" } else { "; " })]
-    Refused {
-        status: StatusCode,
-        reason: String,
-        error: String,
-        hint: String,
-        /// How long it asked to be left alone.
-        retry_after: Option<Duration>,
-    },
-}
-
-impl Error {
-    /// How long control asked to be left alone.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        if let Self::Refused { retry_after, .. } = self { *retry_after } else { None }
-    }
-
-    /// Whether the connection may be good for another call.
-    pub(super) fn is_answer(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Malformed(_) | Self::TooMuch)
-    }
-
-    /// Whether it is the certificate we showed that was refused.
-    pub(super) fn is_about_certificate(&self) -> bool {
-        if let Self::Refused { status, .. } = self {
-            return [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(status);
-        }
-        // In TLS 1.3 a certificate is refused after the client's handshake, by an alert. What
-        // comes through HTTP/2 of rustls' error is its text.
-        matches!(self, Self::Http(error) if words(error).contains("received fatal alert"))
-    }
-}
-
-/// What an error says, and all that led to it.
-pub(super) fn words(error: &dyn StdError) -> String {
-    let mut text = telemetry::words(error);
-    // rustls says where to read more about an end without a farewell.
-    let end = text.find(": https://docs.rs/").unwrap_or(text.len());
-    text.truncate(end);
-    text
-}
-
 /// A connection to control; dropping it ends it and all calls on it.
 #[derive(Debug)]
-pub(super) struct Client {
+pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
     authority: String,
     answer: Duration,
+    issuer: Option<Facts>,
 }
 
 impl Drop for Client {
@@ -123,13 +61,20 @@ pub(super) struct Lines {
 
 impl Client {
     /// Connects, and makes sure that it is control.
-    pub(super) async fn connect(config: &Config, terms: &Terms) -> Result<Self, Error> {
-        let control = &config.control;
-        let resolving = (config.resolve)(control.host.clone(), control.port);
-        let resolved = timeout(config.pace.answer, resolving).await.map_err(|_| Error::Late)?;
+    ///
+    /// # Errors
+    ///
+    /// When none of its first few addresses has it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the connection is closed.
+    pub async fn connect(target: &Target, terms: &Terms) -> Result<Self, Error> {
+        let resolving = (target.resolve)(target.host.clone(), target.port);
+        let resolved = timeout(target.pace.answer, resolving).await.map_err(|_| Error::Late)?;
         let mut failed = Error::NoAddress;
         for address in resolved.map_err(Error::Resolve)?.into_iter().take(ADDRESSES_MAX) {
-            match Box::pin(Self::connect_to(address, config, terms)).await {
+            match Box::pin(Self::connect_to(address, target, terms)).await {
                 Ok(client) => return Ok(client),
                 Err(error) => failed = error,
             }
@@ -139,19 +84,20 @@ impl Client {
 
     async fn connect_to(
         address: SocketAddr,
-        config: &Config,
+        target: &Target,
         terms: &Terms,
     ) -> Result<Self, Error> {
-        let (control, pace) = (&config.control, &config.pace);
+        let Target { host, port, pace, .. } = target;
         let dialled = timeout(pace.dial, TcpStream::connect(address)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let tcp = dialled.map_err(|source| Error::Dial { address, source })?;
         // A socket that refuses the option still carries bytes.
         let _tuned = tcp.set_nodelay(true).is_ok();
-        let secured = timeout(pace.dial, terms.connect(tcp, &control.host)).await;
+        let secured = timeout(pace.dial, terms.connect(tcp, host)).await;
         let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = secured
             .map_err(|error| Error::Handshake { address, reason: handshake::words(&error) })?;
+        let issuer = handshake::issuer(&stream);
         let handshake = http2::Builder::new(Tasks)
             .timer(TokioTimer::new())
             .keep_alive_interval(wire::HEARTBEAT)
@@ -164,13 +110,44 @@ impl Client {
                 tracing::debug!(%error, "connection to control ended");
             }
         });
-        let host = if control.host.contains(':') {
-            format!("[{}]", control.host)
-        } else {
-            control.host.clone()
-        };
-        let authority = format!("{host}:{}", control.port);
-        Ok(Self { sender, driver, authority, answer: pace.answer })
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let authority = format!("{host}:{port}");
+        Ok(Self { sender, driver, authority, answer: pace.answer, issuer })
+    }
+
+    /// Of the certificate that signed control's, if it showed one beside its own.
+    pub fn issuer(&self) -> Option<&Facts> {
+        self.issuer.as_ref()
+    }
+
+    /// What is at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When control has no answer, or another one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the call is given up.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.decoded(self.call(Method::GET, path, None::<&()>)?).await
+    }
+
+    /// What comes of sending `body` to `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The call is given up; control may have done it.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.decoded(self.call(Method::POST, path, Some(body))?).await
     }
 
     /// Asks for a certificate, proved by `token` or else by the certificate shown.
@@ -183,9 +160,7 @@ impl Client {
         if let Some(token) = token {
             call.headers_mut().insert(header::AUTHORIZATION, token);
         }
-        timeout(self.answer, async { decoded(self.send(call).await?).await })
-            .await
-            .map_err(|_| Error::Late)?
+        self.decoded(call).await
     }
 
     /// Says how the sidecar does.
@@ -195,9 +170,12 @@ impl Client {
         answer.map_err(|_| Error::Late)?.map(drop)
     }
 
-    /// Begins to wait for news.
-    pub(super) async fn watch(&self, instance: &str) -> Result<Lines, Error> {
-        let path = format!("{}?instance={instance}", wire::WATCH);
+    /// Begins to wait for news. The policy whose payload has the digest `has` need not be sent.
+    pub(super) async fn watch(&self, instance: &str, has: Option<&str>) -> Result<Lines, Error> {
+        let mut path = format!("{}?instance={instance}", wire::WATCH);
+        if let Some(has) = has {
+            path = format!("{path}&generation={has}");
+        }
         let call = self.call(Method::GET, &path, None::<&()>)?;
         let answer = timeout(self.answer, self.send(call)).await.map_err(|_| Error::Late)??;
         Ok(Lines { body: answer.into_body(), read: BytesMut::new(), looked: 0 })
@@ -214,6 +192,13 @@ impl Client {
         let call = Request::builder().method(method).uri(uri);
         let call = call.header(header::CONTENT_TYPE, "application/json");
         call.body(Full::from(json.unwrap_or_default())).map_err(Error::Request)
+    }
+
+    /// Sends a call, for what is in the answer.
+    async fn decoded<T: DeserializeOwned>(&self, call: Request<Full<Bytes>>) -> Result<T, Error> {
+        let answered = async { collected(self.send(call).await?).await };
+        let body = timeout(self.answer, answered).await.map_err(|_| Error::Late)??;
+        serde_json::from_slice(&body).map_err(Error::Malformed)
     }
 
     /// Sends a call; an answer that is not a success is an error.
@@ -262,11 +247,6 @@ impl Lines {
     }
 }
 
-async fn decoded<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, Error> {
-    let body = collected(answer).await?;
-    serde_json::from_slice(&body).map_err(Error::Malformed)
-}
-
 async fn collected(answer: Response<Incoming>) -> Result<Bytes, Error> {
     match Limited::new(answer.into_body(), wire::BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
@@ -286,12 +266,12 @@ async fn refused(answer: Response<Incoming>) -> Error {
     let wire::Refusal { reason, error, hint } =
         serde_json::from_slice(&body).unwrap_or_else(|_| wire::Refusal {
             reason: status.as_u16().to_string(),
-            error: "without a word".to_owned(),
-            hint: String::new(),
+            error: format!("{status}, without a word"),
+            hint: "check that it is a control of this version".to_owned(),
         });
     let [reason, error, hint] =
         [reason, error, hint].map(|it| it.chars().take(WORDS_MAX).collect());
-    Error::Refused { status, reason, error, hint, retry_after }
+    Error::Refused { status, refusal: wire::Refusal { reason, error, hint }, retry_after }
 }
 
 /// Runs what a connection needs beside itself.

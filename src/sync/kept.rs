@@ -50,7 +50,7 @@ impl Kept {
     pub(super) fn store(&self, state: &Path) -> Result<(), folder::Error> {
         let path = state.join(NAME);
         let content = serde_json::to_vec(self).map_err(|it| failed(&path, it.into()))?;
-        folder::write_over(&path, &File { name: NAME, content: &content, secret: false })
+        folder::write_over(&path, &File::public(NAME, &content))
     }
 }
 

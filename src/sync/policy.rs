@@ -11,14 +11,15 @@
 //! The same number with other files is taken: a generation has more files for a workload
 //! that calls more services.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use remora_certs::{
     bundle::Bundle,
     folder::{self, File},
-    signed,
+    pem, signed,
     spiffe_id::SpiffeId,
+    svid::Svid,
 };
 
 use super::wire::{Envelope, Generation};
@@ -98,6 +99,20 @@ impl Measure<'_> {
     }
 }
 
+impl Envelope {
+    /// A generation as control hands it out, signed by `signer`: what a sidecar opens.
+    ///
+    /// # Errors
+    ///
+    /// When the signer's key is not one that signs policy.
+    pub fn seal(generation: &Generation, signer: &Svid) -> Result<Self, signed::Error> {
+        let payload = serde_json::to_string(generation).unwrap_or_default();
+        let signature = STANDARD.encode(signed::sign(payload.as_bytes(), signer)?);
+        let chain = signer.chain().iter().map(|it| pem::encode(pem::CERTIFICATE, it).to_string());
+        Ok(Self { payload, signature, chain: chain.collect() })
+    }
+}
+
 /// Whether a name is one of a file in a folder, and not a hidden one or elsewhere.
 fn is_plain(name: &str) -> bool {
     let is_known = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
@@ -115,18 +130,31 @@ pub(super) fn write(
     files: &BTreeMap<String, String>,
     now: Duration,
 ) -> Result<(), folder::Error> {
-    let files = files.iter();
-    let files: Vec<_> = files
-        .map(|(name, content)| File { name, content: content.as_bytes(), secret: false })
-        .collect();
+    let files: Vec<_> = files.iter().map(|(name, text)| File::public(name, text)).collect();
     folder::replace(folder, &files, now)?;
     // A name that is left of the old set would be a mistake to the loader.
     folder::clear(folder).map_err(|source| folder::Error::Io { path: folder.to_owned(), source })
 }
 
+/// The files that are in `folder`, which nobody but us writes to.
+///
+/// # Errors
+///
+/// When they cannot be read.
+pub(super) fn read(folder: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().map_err(|_| io::ErrorKind::InvalidFilename)?;
+        if !name.starts_with('.') {
+            files.insert(name, fs::read_to_string(entry.path())?);
+        }
+    }
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
 
     use super::*;
 
@@ -161,6 +189,7 @@ mod tests {
         let names = |wanted: &[&str]| {
             let files = wanted.iter().map(|it| ((*it).to_owned(), (*it).to_owned())).collect();
             write(folder.path(), &files, now).unwrap();
+            assert_eq!(read(folder.path()).unwrap(), files);
             let names = fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name());
             let names = names.map(|it| it.into_string().unwrap());
             let mut names: Vec<_> = names.filter(|it| !it.starts_with('.')).collect();

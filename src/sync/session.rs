@@ -12,7 +12,7 @@ use std::{
 };
 
 use rand::RngExt as _;
-use remora_certs::svid::Svid;
+use remora_certs::{svid::Svid, x509::fingerprint};
 use tokio::{
     select,
     task::spawn_blocking,
@@ -22,10 +22,10 @@ use tokio::{
 use super::{
     Host, Source, Sync,
     certificates::Trouble,
-    client::{Client, Lines},
+    client::{self, Client, Lines},
     policy::{self, Measure},
     schedule::{self, Life},
-    wire::{self, Envelope, Message},
+    wire::{self, Envelope, Message, Report},
 };
 use crate::config;
 
@@ -46,12 +46,17 @@ impl Sync {
         }
         let svid = host.identity.material().svid;
         let client = self.connect(Some(svid.clone())).await?;
-        let watch = client.watch(&self.config.instance).await.map_err(Trouble::from);
-        let mut lines = watch.inspect_err(|it| self.doubt(it, true))?;
+        // Control chooses policy by the services it knows of, and so is to know of ours first.
+        // Where it takes no report now, it is told again.
+        let mut told = None;
+        let _taken = self.tell_control(host, &client, &mut told).await?.is_ok();
+        let has = self.in_force(svid.id().to_string(), host).await;
+        let watch = client.watch(&self.config.instance, has.as_deref()).await;
+        let mut lines = watch.map_err(|it| self.doubted(it))?;
         self.connected(host);
         select! {
             ended = self.watching(host, &mut lines) => ended,
-            ended = self.reporting(host, &client, &svid) => ended,
+            ended = self.reporting(host, (&client, &svid), told) => ended,
             ended = self.renewing(host, &client) => ended,
         }
     }
@@ -110,32 +115,27 @@ impl Sync {
         }
     }
 
-    /// Says how we do, on each change and now and then; until there is another certificate.
-    async fn reporting(&self, host: &Host, client: &Client, shown: &Svid) -> Result<(), Trouble> {
+    /// Says how we do, on each change and now and then, `told` what was said already; until
+    /// there is another certificate.
+    async fn reporting(
+        &self,
+        host: &Host,
+        (client, shown): (&Client, &Svid),
+        mut told: Option<Report>,
+    ) -> Result<(), Trouble> {
         let pace = &self.config.pace;
-        let (mut last, mut failures) = (None, 0);
+        let mut failures = 0;
         loop {
             if host.identity.material().svid.chain().first() != shown.chain().first() {
                 return Ok(());
             }
-            let report = self.report(host);
-            let leaving = report.leaving;
-            if last.as_ref() != Some(&report) {
-                match client.report(&report).await {
-                    Ok(()) => (failures, last) = (0, Some(report)),
-                    Err(error) if error.is_answer() && !error.is_about_certificate() => {
-                        tracing::debug!(%error, "report refused");
-                        failures += 1;
-                        sleep(self.pause(failures, &error.into(), None)).await;
-                        continue;
-                    }
-                    Err(error) => {
-                        let trouble = error.into();
-                        self.doubt(&trouble, true);
-                        return Err(trouble);
-                    }
-                }
+            let leaving = host.drain.is_draining();
+            if let Err(refused) = self.tell_control(host, client, &mut told).await? {
+                failures += 1;
+                sleep(self.pause(failures, &refused, None)).await;
+                continue;
             }
+            failures = 0;
             let changed = async {
                 select! {
                     () = self.dirty.notified() => (),
@@ -145,11 +145,53 @@ impl Sync {
             };
             if timeout(pace.report, changed).await.is_err() {
                 // Nothing changed, and control is to hear even so.
-                last = None;
+                told = None;
             } else {
                 sleep(pace.settle).await;
             }
         }
+    }
+
+    /// Says how we do, unless that is what control was `told`; or why it does not take it,
+    /// though the connection is good for more.
+    async fn tell_control(
+        &self,
+        host: &Host,
+        client: &Client,
+        told: &mut Option<Report>,
+    ) -> Result<Result<(), Trouble>, Trouble> {
+        let report = self.report(host);
+        if told.as_ref() == Some(&report) {
+            return Ok(Ok(()));
+        }
+        match client.report(&report).await {
+            Ok(()) => *told = Some(report),
+            Err(error) if error.is_answer() && !error.is_about_certificate() => {
+                tracing::debug!(%error, "report refused");
+                return Ok(Err(error.into()));
+            }
+            Err(error) => return Err(self.doubted(error)),
+        }
+        Ok(Ok(()))
+    }
+
+    fn doubted(&self, error: client::Error) -> Trouble {
+        let trouble = error.into();
+        self.doubt(&trouble, true);
+        trouble
+    }
+
+    /// What the policy in force is known by, to whom it is for: the digest of what control sent,
+    /// put together from what is there of it. Nothing where none was accepted, or the files are
+    /// gone; another one where either is not what it was.
+    async fn in_force(&self, audience: String, host: &Host) -> Option<String> {
+        let (number, folder) = (self.memory.lock().kept.generation, self.policy_folder());
+        if number == 0 || host.policies.status().last_error.is_some() {
+            return None;
+        }
+        let files = spawn_blocking(move || policy::read(&folder)).await.ok()?.ok()?;
+        let payload = serde_json::to_vec(&wire::Generation { number, audience, files }).ok()?;
+        Some(fingerprint(&payload))
     }
 
     /// Renews the certificate once, when it is time.

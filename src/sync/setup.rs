@@ -1,16 +1,23 @@
 //! Setup: what the task is told, and the process it works for.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, fs, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
+use http::{Uri, uri::Scheme};
 use tokio::sync::Notify;
 
-use super::wire;
+use super::{client, wire};
 use crate::{
     clock,
     config::{self, Policies, settings::Control},
     drain::Drain,
     identity::{self, Identity},
 };
+
+/// The name of this machine, and in Kubernetes of the pod; empty where there is none.
+pub fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
 
 /// Who writes the certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +34,33 @@ pub type Resolve = Arc<dyn Fn(String, u16) -> Resolving + Send + Sync>;
 pub type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 /// The wall-clock time since the Unix epoch.
 pub type Wall = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Where control is, how it is found, and how long it may take.
+#[derive(Clone)]
+pub struct Target {
+    /// A host name or an IP address, without brackets.
+    pub host: String,
+    /// The port of its API.
+    pub port: u16,
+    /// How the host name is resolved.
+    pub resolve: Resolve,
+    /// How long things may take.
+    pub pace: Pace,
+}
+
+impl Target {
+    /// The one at an `https` URL.
+    ///
+    /// # Errors
+    ///
+    /// When `url` is none.
+    pub fn at(url: &str, resolve: Resolve) -> Result<Self, client::Error> {
+        let url: Uri = url.parse().map_err(|_| client::Error::Url)?;
+        let host = url.host().filter(|_| url.scheme() == Some(&Scheme::HTTPS));
+        let host = host.ok_or(client::Error::Url)?.trim_matches(['[', ']']).to_owned();
+        Ok(Self { host, port: url.port_u16().unwrap_or(443), resolve, pace: Pace::default() })
+    }
+}
 
 /// What the task is told at its start.
 #[derive(Clone)]
@@ -122,5 +156,35 @@ impl fmt::Debug for Config {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, .. } = self;
+        f.debug_struct("Target").field("host", host).field("port", port).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_at_an_https_url_and_no_other() {
+        let at = |url| {
+            let target = Target::at(url, Arc::new(|_, _| Box::pin(async { Ok(Vec::new()) })));
+            target.ok().map(|it| (it.host, it.port))
+        };
+        for (url, host, port) in [
+            ("https://127.0.0.1:15030", "127.0.0.1", 15_030),
+            ("https://[::1]:15030/", "::1", 15_030),
+            ("https://control.example", "control.example", 443),
+        ] {
+            assert_eq!(at(url), Some((host.to_owned(), port)), "{url}");
+        }
+        for url in ["", "127.0.0.1:15030", "http://127.0.0.1:15030", "/v1", "https://a b"] {
+            assert_eq!(at(url), None, "{url}");
+        }
     }
 }

@@ -3,7 +3,7 @@ mod stand_in;
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use http::StatusCode;
-use remora_certs::spiffe_id::SpiffeId;
+use remora_certs::{spiffe_id::SpiffeId, x509::fingerprint};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
@@ -135,6 +135,16 @@ impl Sidecar {
         String::from_utf8(page).unwrap()
     }
 
+    /// Waits until its metrics have the line.
+    async fn shows(&self, line: &str) {
+        within(async {
+            while !self.page().contains(line) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Ends it, and leaves its state.
     fn stop(mut self) -> TempDir {
         std::mem::replace(&mut self.state, tempfile::tempdir().unwrap())
@@ -262,7 +272,7 @@ async fn a_report_says_what_is_in_use() {
     assert_eq!(report.certificate.not_after, material.svid.not_after().as_secs());
     assert_eq!((report.bundle, report.policy.accepted), (1, 0));
     assert_eq!((report.services, report.last_error), (Vec::new(), None));
-    assert!(sidecar.page().contains("remora_control_connected 1\n"));
+    sidecar.shows("remora_control_connected 1\n").await;
 }
 
 #[tokio::test]
@@ -302,6 +312,78 @@ async fn policy_is_in_force_as_soon_as_it_is_sent() {
     let names = fs::read_dir(policy_folder(sidecar.state.path())).unwrap();
     let names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
     assert!(names.iter().any(|it| it == "b.yaml") && !names.iter().any(|it| it == "a.yaml"));
+}
+
+#[tokio::test]
+async fn a_watch_resumes_at_the_policy_in_force() {
+    let control = StandIn::start().await;
+    let sidecar = Sidecar::start(&control).await;
+    let policy = control.policy(3, &[("a.yaml", GOOD), ("b.yaml", "")]);
+    let has = Some(fingerprint(policy.payload.as_bytes()));
+    control.say(&wire::Message::Policy(policy.clone()));
+    within(control.report(|it| it.policy.accepted == 3)).await;
+    // What is refused is not in force.
+    control.say(&wire::Message::Policy(control.policy(4, &[("a.yaml", BAD)])));
+    within(control.report(|it| it.policy.error.is_some())).await;
+    control.state.lines.send_replace(Vec::new());
+    control.disconnect();
+    assert_eq!(within(control.watches(2)).await, [None, has.clone()]);
+    let state = sidecar.stop();
+    control.forget_reports();
+    let mut again = Sidecar::of(state, &control, |_| ());
+    assert_eq!(within(control.watches(3)).await[2], has);
+    // It does the same with nothing sent as with what it has.
+    for called in ["orders.shop", "users.shop"] {
+        let report = within(control.report(|_| true)).await;
+        let expected = wire::Policy { received: 3, accepted: 3, error: None };
+        assert_eq!((report.policy, again.policies.generation()), (expected, 1));
+        assert!(again.page().contains("remora_control_generation 3\n"));
+        control.say(&wire::Message::Policy(policy.clone()));
+        again.called.lock().push(called.to_owned());
+        again.changed.notify_one();
+        within(control.report(|it| it.services.iter().any(|it| it == called))).await;
+    }
+    assert!(again.events.try_recv().is_err(), "nothing has changed");
+}
+
+#[tokio::test]
+async fn policy_that_is_gone_or_changed_is_not_said_to_be_there() {
+    let changes: [fn(&Path); 4] = [
+        |state| fs::remove_file(policy_folder(state).join("a.yaml")).unwrap(),
+        |state| fs::write(policy_folder(state).join("a.yaml"), "").unwrap(),
+        |state| fs::remove_dir_all(policy_folder(state)).unwrap(),
+        |state| fs::remove_file(state.join("sync.json")).unwrap(),
+    ];
+    for change in changes {
+        let control = StandIn::start().await;
+        let sidecar = Sidecar::start(&control).await;
+        let policy = control.policy(3, &[("a.yaml", GOOD)]);
+        let has = fingerprint(policy.payload.as_bytes());
+        control.say(&wire::Message::Policy(policy.clone()));
+        within(control.report(|it| it.policy.accepted == 3)).await;
+        control.state.lines.send_replace(Vec::new());
+        let state = sidecar.stop();
+        change(state.path());
+        let again = Sidecar::of(state, &control, |_| ());
+        assert_ne!(within(control.watches(2)).await[1], Some(has));
+        control.say(&wire::Message::Policy(policy));
+        let file = policy_folder(again.state.path()).join("a.yaml");
+        within(async {
+            while fs::read_to_string(&file).ok().as_deref() != Some(GOOD) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn control_hears_what_is_called_before_it_is_asked_for_policy() {
+    let control = StandIn::start().await;
+    let _sidecar = Sidecar::start(&control).await;
+    within(control.watches(1)).await;
+    let calls = control.state.heard.lock().calls.clone();
+    assert_eq!(calls[..3], [wire::CERTIFICATES, wire::REPORT, wire::WATCH]);
 }
 
 #[tokio::test]
@@ -477,15 +559,10 @@ async fn clocks_may_differ_by_five_minutes() {
 async fn control_that_comes_back_is_found_again() {
     let mut control = StandIn::start().await;
     let sidecar = Sidecar::start(&control).await;
-    within(control.report(|_| true)).await;
+    sidecar.shows("remora_control_connected 1\n").await;
     control.stop();
     control.forget_reports();
-    within(async {
-        while !sidecar.page().contains("remora_control_connected 0\n") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    sidecar.shows("remora_control_connected 0\n").await;
     control.start_again().await;
     within(control.report(|_| true)).await;
     assert_eq!(control.state.heard.lock().by_token, 1, "the certificate is good still");
@@ -498,7 +575,7 @@ async fn control_that_holds_the_line_is_given_up() {
     control.be(Mood { is_mute: true, ..Mood::default() });
     let sidecar = Sidecar::of(state, &control, |it| it.pace.dial = Duration::from_millis(20));
     within(async {
-        while control.state.heard.lock().watches == 0 {
+        while control.state.heard.lock().watches.is_empty() {
             if sidecar.page().contains("remora_control_connected 0\n") {
                 control.be(Mood::default());
             }
@@ -513,12 +590,7 @@ async fn a_watch_that_is_silent_is_given_up() {
     let control = StandIn::start().await;
     let state = joined(&control).await;
     let sidecar = Sidecar::of(state, &control, |it| it.pace.silence = Duration::from_millis(50));
-    within(async {
-        while control.state.heard.lock().watches < 3 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    within(control.watches(3)).await;
     drop(sidecar);
 }
 
@@ -554,7 +626,7 @@ async fn a_report_that_is_refused_does_not_end_the_watch() {
     .await;
     control.be(Mood::default());
     within(control.report(|it| it.policy.accepted == 1)).await;
-    assert_eq!(control.state.heard.lock().watches, 1);
+    assert_eq!(control.state.heard.lock().watches.len(), 1);
 }
 
 #[tokio::test]
@@ -569,7 +641,7 @@ async fn a_refused_renewal_is_told_and_tried_again() {
     control.be(Mood::default());
     let renewed = |it: &wire::Report| it.certificate.serial != first && it.last_error.is_none();
     within(control.report(renewed)).await;
-    assert_eq!(control.state.heard.lock().watches, 2);
+    within(control.watches(2)).await;
 }
 
 #[tokio::test]
@@ -580,7 +652,7 @@ async fn what_is_not_understood_is_passed_over() {
     control.say_line("not json".to_owned());
     control.say(&wire::Message::Policy(control.policy(1, &[("a.yaml", GOOD)])));
     within(control.report(|it| it.policy.accepted == 1)).await;
-    assert_eq!(control.state.heard.lock().watches, 1);
+    assert_eq!(control.state.heard.lock().watches.len(), 1);
 }
 
 #[tokio::test]
@@ -588,12 +660,7 @@ async fn a_line_without_end_is_given_up() {
     let control = StandIn::start().await;
     control.say_line("x".repeat(wire::BYTES_MAX + (1 << 20)));
     let _sidecar = Sidecar::start(&control).await;
-    within(async {
-        while control.state.heard.lock().watches < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    within(control.watches(2)).await;
 }
 
 #[tokio::test]

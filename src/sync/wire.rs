@@ -8,7 +8,7 @@
 //! | call | by whom | body and answer |
 //! |---|---|---|
 //! | `POST /v1/certificates` | join token or service-account token (`Authorization: Bearer`), or a client certificate | [`SigningRequest`] → [`Signed`] |
-//! | `GET /v1/watch?instance=NAME` | client certificate | lines of [`Message`], until either side ends it |
+//! | `GET /v1/watch?instance=NAME&generation=SHA256` | client certificate | lines of [`Message`], until either side ends it |
 //! | `POST /v1/report` | client certificate | [`Report`] → 204 |
 //! | `GET /v1/bundle` | anybody | [`Bundle`]; `?format=spiffe` as SPIFFE federates it |
 //! | `GET /v1/sidecars` | operator's client certificate | [`Sidecars`] |
@@ -16,8 +16,14 @@
 //! | `GET /v1/rotation` | operator | [`RotationStatus`] |
 //!
 //! Whatever is refused is answered with a [`Refusal`] and a status that fits.
+//!
+//! A watch resumes at a generation: `generation`, which may be left out, is the SHA-256 of the
+//! [`Envelope::payload`] that the sidecar has in force, in lower-case hexadecimal. Where that is
+//! what it is to have, it is not sent again at the beginning. A number would not do: one
+//! generation has other files for a workload that calls other services, and a connection may
+//! end between the report of a new service and the files for it.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +53,32 @@ pub const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
 /// The most one message, request or answer may hold.
 pub const BYTES_MAX: usize = 8 << 20;
 
+/// Whether the id of this path is control's own or an operator's: no workload may have it.
+pub fn is_reserved(path: &str) -> bool {
+    [CONTROL_PATH, OPERATOR_PATH].contains(&path)
+}
+
 /// The most a name of an instance may have: that of a pod.
-pub const INSTANCE_MAX: usize = 253;
+const INSTANCE_MAX: usize = 253;
+
+/// Whether an instance may be called so. It could be a pod's name: it stands in logs and on
+/// terminals.
+pub fn is_instance(name: &str) -> bool {
+    let fits = |it: u8| it.is_ascii_alphanumeric() || b"-._".contains(&it);
+    (1..=INSTANCE_MAX).contains(&name.len()) && name.bytes().all(fits)
+}
+
+/// Services that a report may name: a pod that calls more gets no policy for the rest.
+const SERVICES_MAX: usize = 1_000;
+
+/// Bytes of the names of one sidecar's services.
+const SERVICES_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes of a report's serial, issuer and version: two SHA-256 in hexadecimal have 128.
+const WORD_MAX: usize = 128;
+
+/// Bytes of each error in a report; its beginning names the place.
+const ERROR_MAX: usize = 512;
 
 /// Asks for a certificate. Whose it is comes from what proves the caller, and must be what
 /// the request asks for.
@@ -97,6 +127,18 @@ pub enum Message {
     },
     /// Nothing new.
     Heartbeat,
+}
+
+impl Message {
+    /// Its `type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bundle(_) => "bundle",
+            Self::Policy(_) => "policy",
+            Self::Renew { .. } => "renew",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
 }
 
 /// A generation, signed by control's own SVID over the bytes of `payload`.
@@ -148,6 +190,31 @@ pub struct Report {
     pub leaving: bool,
 }
 
+impl Report {
+    /// Leaves so much of it that it takes little room, and says in one line what it says: one
+    /// sidecar's is shown among those of others, to people at terminals.
+    pub fn curb(&mut self) {
+        let mut room = SERVICES_BYTES_MAX;
+        self.services.truncate(SERVICES_MAX);
+        self.services.retain(|it| {
+            let left = room.checked_sub(it.len());
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
+        let curb = |text: &mut String, most| {
+            text.truncate(text.floor_char_boundary(most));
+            *text = text.replace(char::is_control, " ");
+        };
+        for word in [&mut self.version, &mut self.certificate.serial, &mut self.certificate.issuer]
+        {
+            curb(word, WORD_MAX);
+        }
+        for error in [&mut self.policy.error, &mut self.last_error].into_iter().flatten() {
+            curb(error, ERROR_MAX);
+        }
+    }
+}
+
 /// A certificate in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
@@ -185,7 +252,7 @@ pub struct Sidecars {
 }
 
 /// A sidecar as control knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sidecar {
     /// Its SPIFFE id.
     pub id: String,
@@ -199,6 +266,32 @@ pub struct Sidecar {
     pub peer: Option<std::net::IpAddr>,
     /// What it said last.
     pub report: Report,
+}
+
+impl Sidecar {
+    /// Its SPIFFE id, and which instance of it.
+    pub fn key(&self) -> (String, String) {
+        (self.id.clone(), self.report.instance.clone())
+    }
+
+    /// Where control may connect to its inbound listener: where its connection comes from, at
+    /// the port that it names; nothing where it has no listener.
+    ///
+    /// It says itself where it listens, and must not have control connect to anything else.
+    ///
+    /// # Errors
+    ///
+    /// Why what it says is not to be believed, or not yet.
+    pub fn listener(&self) -> Result<Option<SocketAddr>, String> {
+        let Some(inbound) = self.report.inbound else { return Ok(None) };
+        match self.peer {
+            Some(peer) if peer.is_loopback() || !inbound.ip().is_loopback() => {
+                Ok(Some(SocketAddr::new(peer, inbound.port())))
+            }
+            Some(peer) => Err(format!("its listener is {inbound}, which {peer} does not show")),
+            None => Err("no connection of it has been seen yet".to_owned()),
+        }
+    }
 }
 
 /// The policy control hands out.
@@ -260,8 +353,18 @@ pub struct Standing {
     pub renewed: bool,
     /// Whether a live handshake showed that leaf.
     pub proved: bool,
-    /// What is missing, in words; empty for nothing.
+    /// What is missing, in words; empty for nothing, or [`LEFT_OUT`].
     pub lacks: String,
+}
+
+/// What a sidecar lacks that an operator wants left out.
+pub const LEFT_OUT: &str = "left out";
+
+impl Standing {
+    /// Whether it keeps the rotation from going on.
+    pub fn is_behind(&self) -> bool {
+        !["", LEFT_OUT].contains(&&*self.lacks)
+    }
 }
 
 /// Why a call was refused.
@@ -273,4 +376,52 @@ pub struct Refusal {
     pub error: String,
     /// What to do.
     pub hint: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, error, hint } = self;
+        write!(f, "{error} (`{reason}`{}{hint})", if hint.is_empty() { "" } else { "; " })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_and_operators_ids_are_reserved() {
+        for (path, reserved) in [
+            ("/ns/remora/sa/control", true),
+            ("/ns/remora/sa/operator", true),
+            ("/ns/remora/sa/web", false),
+            ("/ns/shop/sa/control", false),
+        ] {
+            assert_eq!(is_reserved(path), reserved, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_cannot_have_control_connect_elsewhere() {
+        let at = |peer: Option<&str>, inbound: Option<&str>| {
+            let inbound = inbound.map(|it| it.parse().unwrap());
+            let report = Report { inbound, ..Report::default() };
+            let peer = peer.map(|it| it.parse().unwrap());
+            let listener = Sidecar { peer, report, ..Sidecar::default() }.listener();
+            listener.map(|it| it.map(|it| it.to_string())).map_err(drop)
+        };
+        for (peer, inbound, expected) in [
+            (Some("10.0.0.7"), "10.0.0.7:15006", Ok("10.0.0.7:15006")),
+            (Some("10.0.0.7"), "0.0.0.0:15006", Ok("10.0.0.7:15006")),
+            (Some("10.0.0.7"), "169.254.169.254:80", Ok("10.0.0.7:80")),
+            (Some("10.0.0.7"), "127.0.0.1:15006", Err(())),
+            (Some("127.0.0.1"), "127.0.0.1:15006", Ok("127.0.0.1:15006")),
+            (Some("::1"), "[::]:15006", Ok("[::1]:15006")),
+            (None, "10.0.0.7:15006", Err(())),
+        ] {
+            let expected = expected.map(|it| Some(it.to_owned()));
+            assert_eq!(at(peer, Some(inbound)), expected, "{peer:?} {inbound}");
+        }
+        assert_eq!(at(Some("10.0.0.7"), None), Ok(None));
+    }
 }

@@ -2,47 +2,41 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
-    net::SocketAddr,
+    future::pending,
+    io,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
-use hyper::{
-    body::{Body, Frame, Incoming},
-    server::conn::http2,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Either};
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use remora_certs::{
     authority::{self, Authority, Key, Leaf, Lives, Plan},
     bundle::Bundle,
-    csr, signed,
+    csr,
     spiffe_id::SpiffeId,
     svid::Svid,
-};
-use rustls::{
-    ServerConfig, crypto::aws_lc_rs, pki_types::CertificateDer, server::WebPkiClientVerifier,
-    sign::SingleCertAndKey,
 };
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    task::JoinHandle,
 };
-use tokio_rustls::TlsAcceptor;
 
-use super::super::wire;
-use crate::{clock, drain};
+use super::super::{
+    server::{self, Answer, Lines, Peer, Service, bearer, parameter},
+    wire,
+};
+use crate::{
+    clock,
+    drain::{self, Drain},
+    identity::control::{self, Accepted},
+};
 
 pub(super) const DOMAIN: &str = "td";
 pub(super) const TOKEN: &str = "open sesame";
@@ -72,10 +66,13 @@ pub(super) struct Mood {
 /// What it was told.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
+    /// The path of each call.
+    pub(super) calls: Vec<String>,
     pub(super) requests: Vec<String>,
     pub(super) by_token: usize,
     pub(super) reports: Vec<wire::Report>,
-    pub(super) watches: usize,
+    /// The generation that each watch began with.
+    pub(super) watches: Vec<Option<String>>,
 }
 
 /// The parts that its connections share.
@@ -86,9 +83,10 @@ pub(super) struct State {
     pub(super) bundle: Mutex<wire::Bundle>,
     /// Every watch gets all of them.
     pub(super) lines: watch::Sender<Vec<String>>,
-    /// Counts reports.
-    reported: watch::Sender<usize>,
-    connections: Mutex<Vec<JoinHandle<()>>>,
+    /// Counts what was heard.
+    told: watch::Sender<usize>,
+    /// Whoever has called.
+    peers: Mutex<Vec<Weak<Peer>>>,
 }
 
 /// A control; dropping it ends it.
@@ -96,7 +94,7 @@ pub(super) struct StandIn {
     pub(super) state: Arc<State>,
     pub(super) address: SocketAddr,
     folder: TempDir,
-    accepting: JoinHandle<()>,
+    drain: Drain,
 }
 
 impl Drop for StandIn {
@@ -119,28 +117,29 @@ impl StandIn {
             heard: Mutex::default(),
             bundle: Mutex::new(wire::Bundle { sequence: 1, roots }),
             lines: watch::Sender::new(Vec::new()),
-            reported: watch::Sender::new(0),
-            connections: Mutex::default(),
+            told: watch::Sender::new(0),
+            peers: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let accepting = drain::spawn("stand-in", accept(listener, Arc::clone(&state)));
-        Self { state, address, folder, accepting }
+        let drain = serve(listener, &state);
+        Self { state, address, folder, drain }
     }
 
     /// Ends it and its connections; it may be started again.
     pub(super) fn stop(&self) {
-        self.accepting.abort();
+        self.drain.begin();
         self.disconnect();
     }
 
     pub(super) async fn start_again(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        self.accepting = drain::spawn("stand-in", accept(listener, Arc::clone(&self.state)));
+        self.drain = serve(listener, &self.state);
     }
 
     pub(super) fn disconnect(&self) {
-        self.state.connections.lock().drain(..).for_each(|it| it.abort());
+        let peers = self.state.peers.lock().split_off(0);
+        peers.iter().filter_map(Weak::upgrade).for_each(|it| it.kill.notify_one());
     }
 
     pub(super) fn roots(&self) -> PathBuf {
@@ -179,11 +178,9 @@ impl StandIn {
         let audience = SpiffeId::workload(DOMAIN, namespace, account).unwrap().to_string();
         let files: BTreeMap<_, _> =
             files.iter().map(|(name, it)| ((*name).to_owned(), (*it).to_owned())).collect();
-        let payload = wire::Generation { number, audience, files };
-        let payload = serde_json::to_string(&payload).unwrap();
-        let (svid, chain) = self.state.svid(&format!("spiffe://{DOMAIN}{signer}").parse().unwrap());
-        let signature = STANDARD.encode(signed::sign(payload.as_bytes(), &svid).unwrap());
-        wire::Envelope { payload, signature, chain }
+        let generation = wire::Generation { number, audience, files };
+        let (svid, _) = self.state.svid(&format!("spiffe://{DOMAIN}{signer}").parse().unwrap());
+        wire::Envelope::seal(&generation, &svid).unwrap()
     }
 
     /// Begins to sign by another root, and trusts both.
@@ -205,7 +202,7 @@ impl StandIn {
 
     /// Waits for a report that `is_it`.
     pub(super) async fn report(&self, is_it: impl Fn(&wire::Report) -> bool) -> wire::Report {
-        let mut told = self.state.reported.subscribe();
+        let mut told = self.state.told.subscribe();
         loop {
             told.mark_unchanged();
             let found = self.state.heard.lock().reports.iter().rev().find(|it| is_it(it)).cloned();
@@ -216,9 +213,59 @@ impl StandIn {
         }
     }
 
+    /// Waits until so many watches were begun, and tells where.
+    pub(super) async fn watches(&self, count: usize) -> Vec<Option<String>> {
+        let mut told = self.state.told.subscribe();
+        let are_enough = |_: &usize| count <= self.state.heard.lock().watches.len();
+        drop(told.wait_for(are_enough).await.unwrap());
+        self.state.heard.lock().watches.clone()
+    }
+
     pub(super) fn forget_reports(&self) {
         self.state.heard.lock().reports.clear();
     }
+}
+
+impl Service for State {
+    async fn accept(&self, tcp: TcpStream) -> io::Result<Accepted> {
+        let mood = self.mood.lock().clone();
+        if mood.is_mute {
+            return pending().await;
+        }
+        let named = format!("spiffe://{DOMAIN}{}", wire::CONTROL_PATH).parse().unwrap();
+        let (svid, _) = self.svid(&mood.calls_itself.unwrap_or(named));
+        let roots = Bundle::from_pem(self.bundle.lock().roots.as_bytes()).unwrap();
+        control::accept(tcp, &svid, &roots).await
+    }
+
+    async fn answer(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Answer {
+        self.peers.lock().push(Arc::downgrade(&peer));
+        let is_stranger = peer.chain.is_empty();
+        let (head, body) = request.into_parts();
+        if is_stranger && bearer(&head.headers) != Some(TOKEN) {
+            return refused(StatusCode::UNAUTHORIZED);
+        }
+        self.heard.lock().calls.push(head.uri.path().to_owned());
+        let body = body.collect().await.unwrap().to_bytes();
+        match head.uri.path() {
+            wire::CERTIFICATES => self.certificate(is_stranger, &body).await,
+            wire::WATCH => self.watch(&head.uri),
+            _ => {
+                if self.mood.lock().refuses_reports {
+                    return refused(StatusCode::TOO_MANY_REQUESTS);
+                }
+                self.heard.lock().reports.push(serde_json::from_slice(&body).unwrap());
+                self.told.send_modify(|it| *it += 1);
+                whole(StatusCode::NO_CONTENT, Vec::new())
+            }
+        }
+    }
+
+    fn admits(&self, _address: IpAddr) -> bool {
+        true
+    }
+
+    fn counted(&self, _result: &'static str) {}
 }
 
 impl State {
@@ -229,66 +276,12 @@ impl State {
         (svid, issued.chain)
     }
 
-    fn tls(&self) -> TlsAcceptor {
-        let named = self.mood.lock().calls_itself.clone();
-        let id = named
-            .unwrap_or_else(|| format!("spiffe://{DOMAIN}{}", wire::CONTROL_PATH).parse().unwrap());
-        let (svid, _) = self.svid(&id);
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let roots = Bundle::from_pem(self.bundle.lock().roots.as_bytes()).unwrap();
-        let clients = WebPkiClientVerifier::builder_with_provider(
-            Arc::clone(roots.store()),
-            Arc::clone(&provider),
-        );
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_client_cert_verifier(clients.allow_unauthenticated().build().unwrap())
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(
-                svid.certified().as_ref().clone(),
-            )));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    async fn answer(
-        self: Arc<Self>,
-        caller: Option<CertificateDer<'static>>,
-        request: Request<Incoming>,
-    ) -> Response<Lines> {
-        let token = request.headers().get(header::AUTHORIZATION);
-        let by_token = token.is_some_and(|it| *it == format!("Bearer {TOKEN}").as_str());
-        if caller.is_none() && !by_token {
-            return refused(StatusCode::UNAUTHORIZED);
-        }
-        let path = request.uri().path().to_owned();
-        let body = request.into_body().collect().await.unwrap().to_bytes();
-        match path.as_str() {
-            wire::CERTIFICATES => self.certificate(caller, &body).await,
-            wire::WATCH => self.watch(),
-            _ => {
-                if self.mood.lock().refuses_reports {
-                    return refused(StatusCode::TOO_MANY_REQUESTS);
-                }
-                self.heard.lock().reports.push(serde_json::from_slice(&body).unwrap());
-                self.reported.send_modify(|it| *it += 1);
-                let mut answer = Response::new(Lines::of(Bytes::new()));
-                *answer.status_mut() = StatusCode::NO_CONTENT;
-                answer
-            }
-        }
-    }
-
-    async fn certificate(
-        &self,
-        caller: Option<CertificateDer<'static>>,
-        body: &[u8],
-    ) -> Response<Lines> {
+    async fn certificate(&self, is_stranger: bool, body: &[u8]) -> Answer {
         let request: wire::SigningRequest = serde_json::from_slice(body).unwrap();
         let mood = self.mood.lock().clone();
         let heard = {
             let mut heard = self.heard.lock();
-            heard.by_token += usize::from(caller.is_none());
+            heard.by_token += usize::from(is_stranger);
             heard.requests.push(request.csr.clone());
             heard.requests.len()
         };
@@ -296,7 +289,7 @@ impl State {
             return refused(status);
         }
         if heard <= mood.loses {
-            return std::future::pending().await;
+            return pending().await;
         }
         let workload = SpiffeId::workload(DOMAIN, "shop", "web").unwrap();
         let id = mood.id.unwrap_or(workload);
@@ -312,11 +305,13 @@ impl State {
         let bundle = self.bundle.lock().clone();
         let not_after = signed.not_after.as_secs();
         let signed = wire::Signed { chain: signed.chain, bundle, not_after };
-        Response::new(Lines::of(serde_json::to_vec(&signed).unwrap().into()))
+        whole(StatusCode::OK, serde_json::to_vec(&signed).unwrap())
     }
 
-    fn watch(&self) -> Response<Lines> {
-        self.heard.lock().watches += 1;
+    fn watch(&self, uri: &Uri) -> Answer {
+        let began = parameter(uri, "generation");
+        self.heard.lock().watches.push(began.map(str::to_owned));
+        self.told.send_modify(|it| *it += 1);
         let (sender, body) = mpsc::channel(16);
         let mut lines = self.lines.subscribe();
         drain::spawn("stand-in watch", async move {
@@ -336,63 +331,28 @@ impl State {
                 }
             }
         });
-        Response::new(Lines(body))
+        Response::new(Either::Right(Lines(body)))
     }
 }
 
-fn refused(status: StatusCode) -> Response<Lines> {
+fn refused(status: StatusCode) -> Answer {
     let refusal = wire::Refusal {
         reason: "test".to_owned(),
         error: "not today".to_owned(),
         hint: "ask tomorrow".to_owned(),
     };
-    let mut answer = Response::new(Lines::of(serde_json::to_vec(&refusal).unwrap().into()));
+    whole(status, serde_json::to_vec(&refusal).unwrap())
+}
+
+fn whole(status: StatusCode, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Either::Left(body.into()));
     *answer.status_mut() = status;
     answer
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
-    loop {
-        let (tcp, _) = listener.accept().await.unwrap();
-        let connection = drain::spawn("stand-in connection", serve(tcp, Arc::clone(&state)));
-        state.connections.lock().push(connection);
-    }
-}
-
-async fn serve(tcp: TcpStream, state: Arc<State>) {
-    if state.mood.lock().is_mute {
-        return std::future::pending().await;
-    }
-    let tls = state.tls();
-    let Ok(stream) = tls.accept(tcp).await else { return };
-    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
-    let service = service_fn(move |request| {
-        let (state, shown) = (Arc::clone(&state), shown.clone());
-        async move { Ok::<_, Infallible>(state.answer(shown, request).await) }
-    });
-    let serving = http2::Builder::new(TokioExecutor::new());
-    let _ended = serving.serve_connection(TokioIo::new(stream), service).await.is_ok();
-}
-
-/// A body that comes bit by bit.
-pub(super) struct Lines(mpsc::Receiver<Bytes>);
-
-impl Lines {
-    fn of(bytes: Bytes) -> Self {
-        let (sender, receiver) = mpsc::channel(1);
-        sender.try_send(bytes).unwrap();
-        Self(receiver)
-    }
-}
-
-impl Body for Lines {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|it| it.map(|it| Ok(Frame::data(it))))
-    }
+/// Serves until the drain begins that is returned.
+fn serve(listener: TcpListener, state: &Arc<State>) -> Drain {
+    let drain = Drain::new();
+    server::start(vec![listener], state, &drain, server::Pace::DEFAULT);
+    drain
 }
