@@ -52,6 +52,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const INDEX: &str = "remora\n\n/health/live\n/health/ready\n/health/startup\n/metrics\n";
 
+/// What is answered.
+pub type Page = Response<Full<Bytes>>;
+
 /// The admin server.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -103,73 +106,38 @@ impl Admin {
             TcpListener::from_std(it)
         };
         let listeners = listeners.into_iter().map(listen).collect::<io::Result<Vec<_>>>()?;
-        let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
-        loop {
-            let (stream, peer) = match accept(&listeners).await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "admin connection cannot be accepted");
-                    time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            connections.retain(|it| !it.is_finished());
-            if CONNECTIONS_MAX <= connections.len()
-                && let Some(oldest) = connections.pop_front()
-            {
-                oldest.abort();
-            }
-            let serve = self.clone().connection(stream, peer);
-            connections.push_back(drain::spawn("admin connection", serve));
-        }
-    }
-
-    async fn connection(self, stream: TcpStream, peer: SocketAddr) {
-        let service = service_fn(|request: Request<_>| {
-            let response = self.answer(request.method(), request.uri().path(), peer);
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.patience.head)
-            .max_buf_size(HEAD_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        match time::timeout(self.patience.lifetime, connection).await {
-            Ok(Ok(())) | Err(_) => (),
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "admin connection failed"),
-        }
+        let patience = self.patience;
+        serve_within(patience, listeners, move |path, peer| self.answer(path, peer)).await;
+        Ok(())
     }
 
     /// The response to a request for `path`.
-    fn answer(&self, method: &Method, path: &str, peer: SocketAddr) -> Response<Full<Bytes>> {
-        let respond: fn(&Self) -> Response<Full<Bytes>> = match path {
-            "/" => |_| text(StatusCode::OK, INDEX),
-            "/health/live" => |_| text(StatusCode::OK, "live\n"),
-            "/health/ready" => Self::ready,
-            "/health/startup" => Self::startup,
-            "/metrics" => Self::metrics,
-            path if path.starts_with("/debug/") && !peer.ip().to_canonical().is_loopback() => {
-                |_| text(StatusCode::FORBIDDEN, "ask from inside the pod\n")
+    fn answer(&self, path: &str, peer: SocketAddr) -> Page {
+        match path {
+            "/" => text(StatusCode::OK, INDEX),
+            "/health/live" => text(StatusCode::OK, "live\n"),
+            "/health/ready" => self.ready(),
+            "/health/startup" => self.startup(),
+            "/metrics" => {
+                let mut page = Vec::new();
+                self.metrics.render(&mut page);
+                metrics(page)
             }
-            _ => |_| text(StatusCode::NOT_FOUND, "not found, / has a list\n"),
-        };
-        // HEAD is a GET of which hyper leaves the body out.
-        if matches!(*method, Method::GET | Method::HEAD) {
-            return respond(self);
+            path if path.starts_with("/debug/") && !peer.ip().to_canonical().is_loopback() => {
+                text(StatusCode::FORBIDDEN, "ask from inside the pod\n")
+            }
+            _ => not_found(),
         }
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        response
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
+    fn ready(&self) -> Page {
         let report = self.health.report(self.drain.is_leaving());
         let status =
             if report.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         respond(status, "application/json", report.to_json())
     }
 
-    fn startup(&self) -> Response<Full<Bytes>> {
+    fn startup(&self) -> Page {
         if self.health.has_started() {
             text(StatusCode::OK, "started\n")
         } else {
@@ -177,11 +145,70 @@ impl Admin {
             respond(StatusCode::SERVICE_UNAVAILABLE, "application/json", report.to_json())
         }
     }
+}
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        let mut page = Vec::new();
-        self.metrics.render(&mut page);
-        respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+/// Answers each GET and HEAD on `listeners` by its path and the peer's address, as
+/// [`Admin::serve`] does, for a program with pages of its own.
+///
+/// # Cancel safety
+///
+/// Connections that are open end within a minute.
+pub async fn serve<A>(listeners: Vec<TcpListener>, answer: A)
+where
+    A: Fn(&str, SocketAddr) -> Page + Clone + Send + Sync + 'static,
+{
+    serve_within(Patience::default(), listeners, answer).await;
+}
+
+async fn serve_within<A>(patience: Patience, listeners: Vec<TcpListener>, answer: A)
+where
+    A: Fn(&str, SocketAddr) -> Page + Clone + Send + Sync + 'static,
+{
+    let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        let (stream, peer) = match accept(&listeners).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "admin connection cannot be accepted");
+                time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        connections.retain(|it| !it.is_finished());
+        if CONNECTIONS_MAX <= connections.len()
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        let serve = connection(patience, (stream, peer), answer.clone());
+        connections.push_back(drain::spawn("admin connection", serve));
+    }
+}
+
+async fn connection(
+    patience: Patience,
+    (stream, peer): (TcpStream, SocketAddr),
+    answer: impl Fn(&str, SocketAddr) -> Page,
+) {
+    let service = service_fn(|request: Request<_>| {
+        // HEAD is a GET of which hyper leaves the body out.
+        let response = if matches!(*request.method(), Method::GET | Method::HEAD) {
+            answer(request.uri().path(), peer)
+        } else {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        };
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    match time::timeout(patience.lifetime, connection).await {
+        Ok(Ok(())) | Err(_) => (),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "admin connection failed"),
     }
 }
 
@@ -194,15 +221,23 @@ async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)
     .await
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+/// A page of plain text.
+pub fn text(status: StatusCode, body: &'static str) -> Page {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
+/// The page that Prometheus reads, in its text format.
+pub fn metrics(page: Vec<u8>) -> Page {
+    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+}
+
+/// The page of a path that there is not.
+pub fn not_found() -> Page {
+    text(StatusCode::NOT_FOUND, "not found, / has a list\n")
+}
+
+/// A page of any type, which nobody is to keep.
+pub fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Page {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

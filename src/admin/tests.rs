@@ -63,7 +63,7 @@ async fn what_there_is_not_is_404_and_what_is_not_a_get_is_405() {
 #[tokio::test]
 async fn debug_is_for_loopback_peers() {
     let admin = World::new(&[]).admin();
-    let status = |ip: IpAddr| admin.answer(&Method::GET, "/debug/x", (ip, 1).into()).status();
+    let status = |ip: IpAddr| admin.answer("/debug/x", (ip, 1).into()).status();
     assert_eq!(status([10, 0, 0, 1].into()), StatusCode::FORBIDDEN);
     assert_eq!(status(Ipv4Addr::LOCALHOST.into()), StatusCode::NOT_FOUND);
     assert_eq!(status(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()), StatusCode::NOT_FOUND);

@@ -28,6 +28,7 @@
 
 mod families;
 mod handles;
+mod page;
 
 use std::{
     collections::HashMap,
@@ -39,13 +40,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prometheus::{Encoder, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{IntCounter, IntGauge};
 
 use families::{ByService, Families, RESERVED};
 pub use handles::{
     Attempt, ConcurrencyMetrics, ConnectionGuard, DnsAge, Flow, Hedge, RetryVerdict, RouteMetrics,
     ServiceMetrics, TcpMetrics,
 };
+pub use page::Page;
 
 /// Sample lines a page may have: what a Prometheus of a large cluster can take from each pod.
 pub const SERIES_MAX: usize = 2_000;
@@ -80,7 +82,7 @@ pub struct Metrics {
 
 #[derive(Debug)]
 struct Inner {
-    registry: Registry,
+    page: Page,
     ledger: Arc<Ledger>,
     handles: Mutex<HashMap<Box<str>, Handles>>,
     observed: Mutex<Vec<Weak<dyn Observed>>>,
@@ -137,12 +139,12 @@ impl Metrics {
     /// Metrics that have counted nothing yet.
     #[expect(clippy::new_without_default, reason = "a process has one, made on purpose")]
     pub fn new() -> Self {
-        let registry = Registry::new();
+        let page = Page::new("");
         let left = AtomicUsize::new(SERIES_MAX - RESERVED);
-        let ledger = Arc::new(Ledger { families: Families::new(&registry), left });
+        let ledger = Arc::new(Ledger { families: Families::new(&page), left });
         Self {
             inner: Arc::new(Inner {
-                registry,
+                page,
                 ledger,
                 handles: Mutex::default(),
                 observed: Mutex::default(),
@@ -326,10 +328,7 @@ impl Metrics {
         for state in observed {
             state.observe();
         }
-        let encoded = TextEncoder::new().encode(&self.inner.registry.gather(), out);
-        if let Err(error) = encoded {
-            tracing::warn!(%error, "metrics page is incomplete");
-        }
+        self.inner.page.render(out);
     }
 
     /// Takes a name's age off the page and its line back into the budget.

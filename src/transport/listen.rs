@@ -6,6 +6,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    errno::Errno,
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,6 +36,42 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Opens them all, on the current runtime; a machine without IPv6 is served over IPv4.
+///
+/// # Errors
+///
+/// The first address that cannot be listened at, and what the kernel says.
+pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
+    let has_ipv4 = addresses.iter().any(SocketAddr::is_ipv4);
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        match bind(address).and_then(TcpListener::from_std) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if has_ipv4 && is_no_ipv6(address, &error) => {
+                tracing::warn!(%address, %error, "this machine has no IPv6");
+            }
+            Err(error) => return Err((address, error)),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Whether the machine has no IPv6 at all, or not this address of it.
+pub fn is_no_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    let unknown = Errno::EAFNOSUPPORT as i32;
+    let is_unknown = error.raw_os_error() == Some(unknown);
+    address.is_ipv6() && (error.kind() == io::ErrorKind::AddrNotAvailable || is_unknown)
+}
+
+/// Lets the process have as many descriptors as it may: the usual soft limit of 1,024 is for
+/// programs that use select(2). Where the kernel says no, the limit is as it was.
+pub fn raise_descriptors() {
+    let raise = |(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    if let Err(error) = getrlimit(Resource::RLIMIT_NOFILE).and_then(raise) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
 }
 
 /// Accepts the next connection.

@@ -5,8 +5,9 @@
 
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, core::Collector, process_collector::ProcessCollector,
 };
+
+use super::Page;
 
 /// Lines kept for what is not charged: the families without a service label (under 100) and
 /// those of the service `other` (a route and all local replies each way, one service).
@@ -103,13 +104,10 @@ pub(super) struct Decisions {
 
 impl Families {
     /// Makes every family and registers it.
-    pub(super) fn new(registry: &Registry) -> Self {
-        let page = Page { registry };
-        let build = page.gauges("remora_build_info", "The build; always 1.", &["version"]);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        page.register(Ok(Process(ProcessCollector::for_self().into())));
+    pub(super) fn new(page: &Page) -> Self {
+        page.process("remora_build_info", "The build; always 1.");
         Self {
-            by_service: ByService::new(&page),
+            by_service: ByService::new(page),
             connections: page.gauges(
                 "remora_connections",
                 "Connections from clients that are open.",
@@ -158,7 +156,7 @@ impl Families {
 }
 
 impl ByService {
-    fn new(page: &Page<'_>) -> Self {
+    fn new(page: &Page) -> Self {
         Self {
             requests: page.counters(
                 "remora_requests_total",
@@ -210,7 +208,7 @@ impl ByService {
 }
 
 impl Decisions {
-    fn new(page: &Page<'_>) -> Self {
+    fn new(page: &Page) -> Self {
         Self {
             retry_budget: page.number_of_services(
                 "remora_retry_budget_tokens",
@@ -263,34 +261,13 @@ impl Decisions {
     }
 }
 
-/// The registry, with the plainest way to add to it.
-struct Page<'a> {
-    registry: &'a Registry,
-}
-
-impl Page<'_> {
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(name, help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
+impl Page {
     fn count_of_services(&self, name: &str, help: &str) -> IntCounterVec {
         self.counters(name, help, &["service"])
     }
 
     fn number_of_services(&self, name: &str, help: &str) -> IntGaugeVec {
         self.gauges(name, help, &["service"])
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn seconds_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
@@ -300,27 +277,5 @@ impl Page<'_> {
     fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
         self.register(HistogramVec::new(opts, labels))
-    }
-
-    #[expect(clippy::expect_used, reason = "names are constants of this file, tried by each test")]
-    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
-        let collector = made.expect("the name and labels of a family are valid");
-        let registered = self.registry.register(Box::new(collector.clone()));
-        registered.expect("the name of a family is its own");
-        collector
-    }
-}
-
-/// CPU, memory and descriptors as the kernel counts them.
-#[derive(Clone)]
-struct Process(std::sync::Arc<ProcessCollector>);
-
-impl Collector for Process {
-    fn desc(&self) -> Vec<&prometheus::core::Desc> {
-        self.0.desc()
-    }
-
-    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
-        self.0.collect()
     }
 }
