@@ -28,6 +28,7 @@ use crate::{
     config::{Settings, settings},
     discovery, identity, sync,
     telemetry::{log, metrics::Metrics},
+    transport::listen::raise_descriptors,
 };
 
 /// `EX_CONFIG` of sysexits.h: what the process was told can't work.
@@ -105,6 +106,7 @@ fn start(settings: &Settings) -> Result<(), Error> {
         settings::LogFormat::Text => log::Format::Text,
     };
     log::init(format, &settings.log)?;
+    raise_descriptors();
     let sockets = Sockets::open(settings, &inherited(settings)?)?;
     let mut server = server(settings);
     server.bootstrap();

@@ -1,7 +1,7 @@
 //! Control: the task that speaks with it, made from the settings.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
@@ -29,9 +29,6 @@ use crate::{
 
 /// `RAMFS_MAGIC` of linux/magic.h.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
-
-/// The name of this machine, and in Kubernetes of the pod.
-const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 /// Who resolves names at the moment: discovery belongs to a runtime, and the first one ends
 /// when there is an identity.
@@ -118,9 +115,9 @@ fn in_memory(folder: &Path) -> Result<(), Error> {
 
 fn instance(control: &Control) -> String {
     control.instance.clone().unwrap_or_else(|| {
-        let name = fs::read_to_string(HOSTNAME).unwrap_or_default();
+        let name = sync::host_name();
         let is_known = |it: &char| it.is_ascii_alphanumeric() || "-._".contains(*it);
-        let name: String = name.trim().chars().filter(is_known).collect();
+        let name: String = name.chars().filter(is_known).collect();
         if name.is_empty() { "sidecar".to_owned() } else { name }
     })
 }

@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use nix::errno::Errno;
 use pingora_core::server::{Fds, ListenFds};
 
 use crate::{
@@ -35,17 +34,6 @@ pub(super) struct Listener {
     /// What it is for.
     pub purpose: &'static str,
     socket: Arc<TcpListener>,
-}
-
-impl Error {
-    /// Whether the machine has no IPv6 at all, or not this address of it.
-    fn is_no_ipv6(&self) -> bool {
-        let unknown = Errno::EAFNOSUPPORT as i32;
-        let kind = self.source.kind();
-        self.address.is_ipv6()
-            && (kind == io::ErrorKind::AddrNotAvailable
-                || self.source.raw_os_error() == Some(unknown))
-    }
 }
 
 impl Listener {
@@ -124,7 +112,7 @@ impl Sockets {
             let opened = addresses.iter().map(|it| Listener::open(*it, purpose, inherited));
             let kept = opened.filter(|it| match it {
                 // A machine without IPv6 is served over IPv4.
-                Err(error) if has_ipv4 && error.is_no_ipv6() => {
+                Err(error) if has_ipv4 && listen::is_no_ipv6(error.address, &error.source) => {
                     tracing::warn!(%error, "this machine has no IPv6");
                     false
                 }

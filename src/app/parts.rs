@@ -68,7 +68,8 @@ impl Parts {
         let Given { metrics, identity, sync, resolver } = given;
         let id = identity.as_ref().map(Identity::id);
         let certified = id.as_ref().and_then(|it| it.namespace());
-        let namespace = settings.namespace.as_deref().or(certified).unwrap_or("default");
+        let told = settings.namespace.as_deref();
+        let namespace = told.or(certified).unwrap_or(config::selection::NAMESPACE);
         let context = config::Context {
             namespace: namespace.into(),
             service_account: id.as_ref().and_then(|it| it.service_account()).map(Into::into),

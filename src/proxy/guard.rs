@@ -43,7 +43,7 @@ use crate::{
     resilience::{
         Mode,
         limiter::{Class, Decision, Limiter, Outcome, Stats, Ticket},
-        rate::{self, Buckets, KEYS_MAX, Key},
+        rate::{self, Buckets, KEYS_MAX},
     },
     telemetry::metrics::{ConcurrencyMetrics, Direction, Metrics},
 };
@@ -57,7 +57,6 @@ const LOG_EVERY: Duration = Duration::from_mins(1);
 /// The guard in force, and what outlives it.
 #[derive(Debug, Default)]
 pub struct Guards {
-    secret: RandomState,
     current: Mutex<Option<Current>>,
 }
 
@@ -72,7 +71,6 @@ struct Current {
 pub struct Guard {
     label: Arc<str>,
     metrics: Metrics,
-    secret: RandomState,
     limits: Vec<Limit>,
     busy: Option<Arc<Busy>>,
 }
@@ -125,7 +123,7 @@ impl Guards {
         // Another worker has been here already, or is ahead.
         if current.as_ref().is_none_or(|it| it.generation < generation) {
             let before = current.as_ref().map(|it| &*it.guard);
-            let guard = Guard::new((policy, before), (label, metrics), &self.secret, now);
+            let guard = Guard::new((policy, before), (label, metrics), now);
             *current = Some(Current { generation, guard: Arc::new(guard) });
         }
         let guard = current.as_ref().map(|it| Arc::clone(&it.guard));
@@ -137,13 +135,12 @@ impl Guard {
     fn new(
         (policy, before): (&WorkloadPolicy, Option<&Self>),
         (label, metrics): (&Arc<str>, &Metrics),
-        secret: &RandomState,
         now: Instant,
     ) -> Self {
         let limits = policy.rate_limits.iter().filter(|it| it.mode != Mode::Off).map(|rule| {
             let mut known = before.iter().flat_map(|it| &it.limits);
             let same = known.find(|it| it.has_buckets_of(rule)).map(|it| Arc::clone(&it.buckets));
-            let made = || Buckets::new(rule.rate, KEYS_MAX, secret.clone(), now);
+            let made = || Buckets::new(rule.rate, KEYS_MAX, RandomState::new(), now);
             Limit {
                 rule: rule.clone(),
                 buckets: same.unwrap_or_else(|| Arc::new(Mutex::new(made()))),
@@ -164,13 +161,7 @@ impl Guard {
             busy.show(&busy.state.lock());
             Arc::new(busy)
         });
-        Self {
-            limits: limits.collect(),
-            busy,
-            label: Arc::clone(label),
-            metrics: metrics.clone(),
-            secret: secret.clone(),
-        }
+        Self { limits: limits.collect(), busy, label: Arc::clone(label), metrics: metrics.clone() }
     }
 
     /// Decides about a request of `peer`.
@@ -209,7 +200,7 @@ impl Guard {
         request: &Request<B>,
         now: Instant,
     ) -> Result<Vec<Told>, Denied> {
-        let mut taken: Vec<(&Limit, Key, rate::Decision)> = Vec::with_capacity(self.limits.len());
+        let mut taken: Vec<(&Limit, &[u8], rate::Decision)> = Vec::with_capacity(self.limits.len());
         let path = request.uri().path();
         let plain = LazyCell::new(|| path::plain(path));
         for limit in &self.limits {
@@ -219,17 +210,17 @@ impl Guard {
             if !limit.rule.path.as_ref().is_none_or(concerns) {
                 continue;
             }
-            let key = Key::of(&self.secret, name(&limit.rule.by, peer, request.headers()));
-            let decision = limit.buckets.lock().take(key, now);
-            taken.push((limit, key, decision));
+            let name = name(&limit.rule.by, peer, request.headers());
+            let decision = limit.buckets.lock().take(name, now);
+            taken.push((limit, name, decision));
         }
-        let is_refused = |(limit, _, decision): &&(&Limit, Key, rate::Decision)| {
+        let is_refused = |(limit, _, decision): &&(&Limit, &[u8], rate::Decision)| {
             !decision.allowed && limit.rule.mode == Mode::Enforce
         };
         let retry_after = taken.iter().filter(is_refused).map(|it| it.2.retry_after).max();
-        for (limit, key, decision) in &taken {
+        for (limit, name, decision) in &taken {
             if decision.allowed && retry_after.is_some() {
-                limit.buckets.lock().give_back(*key);
+                limit.buckets.lock().give_back(name);
             } else if !decision.allowed && limit.rule.mode == Mode::Observe {
                 self.would_reject(Failure::RateLimited);
             }

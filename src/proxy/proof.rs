@@ -3,7 +3,8 @@
 //! In capture mode connections come here by packet rules, on their way to the application.
 //! One that was meant for the listener's own port leads nowhere, and is not forwarded. But
 //! control makes sure by such a connection which certificate this sidecar *serves*: so a
-//! mesh peer gets its handshake, the greeting of HTTP/2, and a farewell.
+//! mesh peer gets its handshake, the greeting of HTTP/2, and a farewell. The other side of it is
+//! [`identity::proof`](crate::identity::proof).
 //!
 //! # Sources
 //!

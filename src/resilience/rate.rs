@@ -12,7 +12,7 @@
 //! whole nanoseconds since [`Buckets::new`]; `T` is rounded up, never over the rate.
 //!
 //! What callers call themselves is theirs to choose, so nothing of it is kept but a hash
-//! under a secret of this process ([`Key`]), and no more than [`KEYS_MAX`] of those. A bucket
+//! under a secret of the buckets' own, and no more than [`KEYS_MAX`] of those. A bucket
 //! that is full again is the same as none and makes room for a new one. Where none is full,
 //! callers that are not known yet share one bucket: those that flood us with names of their
 //! own get what a single caller gets, and push out nobody.
@@ -48,7 +48,7 @@ pub struct Rate {
 
 /// Who a bucket is for: a hash of its name that nobody outside can aim at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key(u64);
+struct Key(u64);
 
 /// What was decided about one request.
 #[must_use = "a refused request must not be let in"]
@@ -81,13 +81,6 @@ pub struct Buckets {
     sweep_at: u64,
 }
 
-impl Key {
-    /// The key of `name`. `secret` is one for as long as the buckets live.
-    pub fn of(secret: &RandomState, name: &[u8]) -> Self {
-        Self(secret.hash_one(name))
-    }
-}
-
 impl Rate {
     /// `T`: how far apart requests are that come at the rate.
     pub fn interval(&self) -> Duration {
@@ -100,7 +93,8 @@ impl Rate {
 }
 
 impl Buckets {
-    /// Buckets for up to `keys_max` callers, all of them full. `secret` spreads the table.
+    /// Buckets for up to `keys_max` callers, all of them full. What callers call themselves is
+    /// hashed under `secret`.
     pub fn new(rate: Rate, keys_max: usize, secret: RandomState, now: Instant) -> Self {
         let interval = rate.interval_ns();
         Self {
@@ -114,11 +108,11 @@ impl Buckets {
         }
     }
 
-    /// Asks for one request of the caller `key`, and charges it when allowed.
-    pub fn take(&mut self, key: Key, now: Instant) -> Decision {
+    /// Asks for one request of the caller `name`, and charges it when allowed.
+    pub fn take(&mut self, name: &[u8], now: Instant) -> Decision {
         let (interval, tolerance) = (self.interval, self.tolerance);
         let now = nanoseconds(now.saturating_duration_since(self.origin));
-        let tat = self.bucket(key, now);
+        let tat = self.bucket(self.key(name), now);
         let full_at = (*tat).max(now);
         let next = full_at.saturating_add(interval);
         let allowed = next - now <= tolerance;
@@ -135,8 +129,9 @@ impl Buckets {
         }
     }
 
-    /// Takes back the charge for one request of `key` that did not happen after all.
-    pub fn give_back(&mut self, key: Key) {
+    /// Takes back the charge for one request of `name` that did not happen after all.
+    pub fn give_back(&mut self, name: &[u8]) {
+        let key = self.key(name);
         let tat = self.known.get_mut(&key).unwrap_or(&mut self.others);
         *tat = tat.saturating_sub(self.interval);
     }
@@ -149,6 +144,10 @@ impl Buckets {
     /// Whether nobody has.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    fn key(&self, name: &[u8]) -> Key {
+        Key(self.known.hasher().hash_one(name))
     }
 
     /// The bucket of `key`: its own if there is one or room for one.
@@ -189,7 +188,7 @@ mod tests {
     fn a_burst_is_let_in_at_once_and_the_rest_at_the_rate() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, KEYS_MAX);
         let at = |buckets: &mut Buckets, ms| {
-            buckets.take(key("a"), start + Duration::from_millis(ms)).allowed
+            buckets.take(b"a", start + Duration::from_millis(ms)).allowed
         };
         assert_eq!((0..8).filter(|_| at(&mut buckets, 0)).count(), 5);
         assert!(!at(&mut buckets, 99) && at(&mut buckets, 100) && !at(&mut buckets, 100));
@@ -201,39 +200,39 @@ mod tests {
     fn a_refused_caller_is_told_the_very_nanosecond() {
         let rate = Rate { requests: 3, per: Duration::from_secs(1), burst: 1 };
         let (mut buckets, start) = buckets(rate, KEYS_MAX);
-        assert!(buckets.take(key("a"), start).allowed);
+        assert!(buckets.take(b"a", start).allowed);
         let at = start + Duration::from_nanos(1_234_567);
-        let refused = buckets.take(key("a"), at);
+        let refused = buckets.take(b"a", at);
         assert!(!refused.allowed && refused.remaining == 0);
         assert_eq!(refused.retry_after, Duration::from_nanos(333_333_334 - 1_234_567));
         let early = refused.retry_after.saturating_sub(Duration::from_nanos(1));
-        assert!(!buckets.take(key("a"), at + early).allowed);
-        assert!(buckets.take(key("a"), at + refused.retry_after).allowed);
+        assert!(!buckets.take(b"a", at + early).allowed);
+        assert!(buckets.take(b"a", at + refused.retry_after).allowed);
     }
 
     #[test]
     fn a_refusal_is_not_charged() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, KEYS_MAX);
         for _ in 0..1_000 {
-            let _refused = buckets.take(key("a"), start);
+            let _refused = buckets.take(b"a", start);
         }
-        assert!(buckets.take(key("a"), start + TEN_A_SECOND.interval()).allowed);
+        assert!(buckets.take(b"a", start + TEN_A_SECOND.interval()).allowed);
     }
 
     #[test]
     fn a_request_that_did_not_happen_is_not_charged() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, KEYS_MAX);
-        while buckets.take(key("a"), start).allowed {}
-        buckets.give_back(key("a"));
-        assert!(buckets.take(key("a"), start).allowed);
-        assert!(!buckets.take(key("a"), start).allowed);
+        while buckets.take(b"a", start).allowed {}
+        buckets.give_back(b"a");
+        assert!(buckets.take(b"a", start).allowed);
+        assert!(!buckets.take(b"a", start).allowed);
     }
 
     #[test]
     fn what_remains_can_be_had_and_no_more() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, KEYS_MAX);
         for expected in [4, 3, 2, 1, 0] {
-            let decision = buckets.take(key("a"), start);
+            let decision = buckets.take(b"a", start);
             assert_eq!((decision.allowed, decision.remaining), (true, expected));
             let used = u64::from(5 - expected);
             assert_eq!(decision.reset, Duration::from_millis(100 * used));
@@ -243,33 +242,33 @@ mod tests {
     #[test]
     fn one_caller_does_not_use_up_what_another_may() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, KEYS_MAX);
-        while buckets.take(key("a"), start).allowed {}
-        assert_eq!(buckets.take(key("b"), start).remaining, 4);
+        while buckets.take(b"a", start).allowed {}
+        assert_eq!(buckets.take(b"b", start).remaining, 4);
     }
 
     #[test]
     fn a_flood_of_keys_neither_grows_the_table_nor_pushes_anybody_out() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, 100);
-        while buckets.take(key("honest"), start).allowed {}
+        while buckets.take(b"honest", start).allowed {}
         let flooded = (0..100_000)
-            .filter(|it| buckets.take(key(&format!("flood {it}")), start).allowed)
+            .filter(|it| buckets.take(format!("flood {it}").as_bytes(), start).allowed)
             .count();
         assert_eq!(buckets.len(), 100);
         // 99 with a bucket of their own, and five for all the others.
         assert_eq!(flooded, 99 + 5);
         // Remembered: were it forgotten, it could burst again.
-        assert!(!buckets.take(key("honest"), start).allowed);
+        assert!(!buckets.take(b"honest", start).allowed);
     }
 
     #[test]
     fn a_bucket_that_is_full_again_makes_room() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, 2);
-        let _ones = ["a", "b", "b"].map(|it| buckets.take(key(it), start));
-        while buckets.take(key("c"), start).allowed {}
+        let _ones = ["a", "b", "b"].map(|it| buckets.take(it.as_bytes(), start));
+        while buckets.take(b"c", start).allowed {}
         let later = start + Duration::from_millis(100);
         // `a` is full again this very moment, `b` will be at 200 ms.
-        assert_eq!(buckets.take(key("c"), later).remaining, 4);
-        assert_eq!(buckets.take(key("b"), later).remaining, 3);
+        assert_eq!(buckets.take(b"c", later).remaining, 4);
+        assert_eq!(buckets.take(b"b", later).remaining, 3);
         assert_eq!(buckets.len(), 2);
     }
 
@@ -277,16 +276,16 @@ mod tests {
     fn a_clock_that_runs_backwards_gives_nothing_away() {
         let (mut buckets, start) = buckets(TEN_A_SECOND, KEYS_MAX);
         let later = start + Duration::from_secs(1);
-        while buckets.take(key("a"), later).allowed {}
-        assert!(!buckets.take(key("a"), start).allowed);
-        assert!(!buckets.take(key("a"), later).allowed);
+        while buckets.take(b"a", later).allowed {}
+        assert!(!buckets.take(b"a", start).allowed);
+        assert!(!buckets.take(b"a", later).allowed);
     }
 
     #[test]
     fn the_longest_burst_of_the_slowest_rate_does_not_overflow() {
         let rate = Rate { requests: 1, per: Duration::from_hours(24), burst: u32::MAX };
         let (mut buckets, start) = buckets(rate, KEYS_MAX);
-        let decision = buckets.take(key("a"), start);
+        let decision = buckets.take(b"a", start);
         assert!(decision.allowed && 0 < decision.remaining);
     }
 
@@ -311,7 +310,7 @@ mod tests {
                     let sent = u32::try_from(log.len() - index).unwrap();
                     sent <= burst || rate.interval() * (sent - burst) <= now.abs_diff(*since)
                 });
-                let decision = buckets.take(Key(u64::from(caller)), start + now);
+                let decision = buckets.take(&[caller], start + now);
                 prop_assert_eq!(decision.allowed, fits, "at {:?} of {:?}", now, log);
                 prop_assert_eq!(decision.retry_after.is_zero(), 0 < decision.remaining);
                 if !fits {
@@ -324,11 +323,5 @@ mod tests {
     fn buckets(rate: Rate, keys_max: usize) -> (Buckets, Instant) {
         let start = crate::clock::now();
         (Buckets::new(rate, keys_max, RandomState::new(), start), start)
-    }
-
-    fn key(name: &str) -> Key {
-        static SECRET: std::sync::LazyLock<RandomState> =
-            std::sync::LazyLock::new(RandomState::new);
-        Key::of(&SECRET, name.as_bytes())
     }
 }
