@@ -2,7 +2,7 @@
 //!
 //! A rotation may retire a root only when nobody lives by it, so a sidecar must not be
 //! forgotten by a crash: [`Fleet::issued`] returns when the record of it is in the store.
-//! Records are committed in groups, at most [`GROUP`] after they were made; what sidecars
+//! Records are committed in groups, [`GROUP`] after the first of one was made; what sidecars
 //! report is written with them, or every [`LAZY`]: it is reported anew after a loss. A
 //! record ends with its certificate.
 //!
@@ -10,15 +10,12 @@
 //! the others; of a sidecar known to several, what was heard last counts. A replica's records
 //! are spread over [`SHARDS`] objects, since Kubernetes keeps at most 1 MiB in one.
 
-mod record;
-
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    mem::take,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,11 +28,13 @@ use remora::{
 use remora_certs::spiffe_id::SpiffeId;
 use tokio::sync::{Notify, watch};
 
-use self::record::Records;
-use crate::store::{Entry, Error, Expected, Kind, Store};
+use crate::{
+    serve::Reason,
+    store::{Error, Expected, Kind, Store},
+};
 
-/// A record is in the store at most so long after it was made, while that is well.
-pub(crate) const GROUP: Duration = Duration::from_millis(200);
+/// How long a record waits for others to be written with.
+const GROUP: Duration = Duration::from_millis(50);
 
 /// How often reports are written, and those of other replicas read.
 const LAZY: Duration = Duration::from_secs(5);
@@ -44,8 +43,11 @@ const LAZY: Duration = Duration::from_secs(5);
 /// the replica may be dead, and its records stay until the certificates in them end.
 const SILENCE: u64 = 120;
 
+/// For how many seconds a sidecar still counts that is about to end: longer than a pod may take.
+const LEAVING: u64 = 60;
+
 /// Into how many objects the records of a replica go.
-const SHARDS: usize = 16;
+const SHARDS: u64 = 16;
 
 /// Sidecars that are remembered: some 5 MiB of reports.
 const SIDECARS_MAX: usize = 10_000;
@@ -53,36 +55,15 @@ const SIDECARS_MAX: usize = 10_000;
 /// Instances of one identity: nobody alone may use up the room of all.
 const INSTANCES_MAX: usize = 4_000;
 
-/// Services that a report may name.
-const SERVICES_MAX: usize = 1_000;
-
-/// Bytes of the names of one sidecar's services.
-const SERVICES_BYTES_MAX: usize = 32 * 1024;
-
-/// Bytes of a report's serial, issuer and version: two SHA-256 in hexadecimal have 128.
-const WORD_MAX: usize = 128;
-
-/// Bytes of each error in a report.
-const ERROR_MAX: usize = 512;
-
-/// Why a certificate may not be handed out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unrecorded {
-    /// There are as many sidecars as can be remembered.
-    #[error("there are as many sidecars as can be remembered")]
-    Full,
-    /// The store did not take the record.
-    #[error("{0}")]
-    Store(String),
-}
-
-/// Which sidecar, and where it calls from.
+/// Which sidecar calls, when, and from where.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     pub(crate) id: SpiffeId,
     pub(crate) instance: String,
     pub(crate) peer: IpAddr,
-    /// When the certificate it proved itself with ends, in seconds since the Unix epoch.
+    /// In seconds since the Unix epoch, as what follows.
+    pub(crate) seen: u64,
+    /// When the certificate it proved itself with ends.
     pub(crate) not_after: u64,
 }
 
@@ -90,235 +71,228 @@ pub(crate) struct Sender {
 #[derive(Debug)]
 pub(crate) struct Fleet {
     replica: String,
-    own: Mutex<Records>,
-    /// What other replicas wrote.
-    others: Mutex<Vec<Sidecar>>,
-    /// The newest record made, and that the store was last asked to keep.
-    made: AtomicU64,
-    kept: watch::Sender<Kept>,
+    known: Mutex<Known>,
     urgent: Notify,
 }
 
-/// Up to which record the store was asked, and what it said.
-#[derive(Clone, Debug, Default)]
-struct Kept {
-    up_to: u64,
-    failed: Option<String>,
-}
+/// An open watch of a sidecar, told of the services it calls; dropping it and its clones ends it.
+pub(crate) type Connected = watch::Receiver<Vec<String>>;
 
-/// An open watch; dropping it ends it.
-#[derive(Debug)]
-pub(crate) struct Connected {
-    fleet: Arc<Fleet>,
-    id: SpiffeId,
-    instance: String,
-    services: watch::Receiver<u64>,
+/// A SPIFFE id, and an instance of it.
+type Name = (String, String);
+
+/// What is known of a sidecar, and who is told of the services it calls.
+type Record = (Sidecar, watch::Sender<Vec<String>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    own: BTreeMap<Name, Record>,
+    /// What other replicas wrote.
+    others: Vec<Sidecar>,
+    /// The shards of our own that the store has an older state of.
+    dirty: BTreeSet<u64>,
+    /// Told when the store has what is known now, or of why it has not.
+    written: watch::Sender<Option<Reason>>,
 }
 
 impl Fleet {
     /// What `replica` knew before it was last stopped, and what others know.
     pub(crate) async fn load(store: &Store, replica: &str) -> Result<Arc<Self>, Error> {
-        let fleet = Self {
-            replica: replica.to_owned(),
-            own: Mutex::default(),
-            others: Mutex::default(),
-            made: AtomicU64::new(0),
-            kept: watch::Sender::new(Kept::default()),
-            urgent: Notify::new(),
-        };
-        for shard in 0..SHARDS {
-            let entry = store.get(&Kind::Fleet.key(fleet.object(shard))).await?;
-            let known = entry.and_then(|it| read(&it)).unwrap_or_default();
-            fleet.own.lock().restore(known);
+        let replica = replica.to_owned();
+        let fleet = Self { replica, known: Mutex::default(), urgent: Notify::new() };
+        for it in fleet.read(store, true, Duration::ZERO).await? {
+            let mut known = fleet.known.lock();
+            let services = watch::Sender::new(it.report.services.clone());
+            known.own.insert(it.key(), (it, services));
+            // They may have been spread otherwise.
+            known.dirty.extend(0..SHARDS);
         }
         fleet.refresh(store, Duration::ZERO).await?;
         Ok(Arc::new(fleet))
     }
 
-    /// Remembers that `id`'s `instance` is to have a certificate that ends at `not_after`;
-    /// returns when the store has it.
+    /// Remembers that a sidecar is to have a certificate that ends at `to.not_after`; returns
+    /// when the store has it.
     ///
     /// # Cancel safety
     ///
     /// Safe: the record stays, and ends with the certificate that was not handed out.
-    pub(crate) async fn issued(&self, to: &Sender, now: Duration) -> Result<(), Unrecorded> {
-        let mut kept = self.kept.subscribe();
-        let number = {
-            let mut own = self.own.lock();
-            own.issued(to, now.as_secs())?;
-            // Under the lock, so that who takes the records under it has all up to the number.
-            self.made.fetch_add(1, Ordering::AcqRel) + 1
+    pub(crate) async fn issued(&self, to: &Sender) -> Result<(), Reason> {
+        let mut written = {
+            let mut known = self.known.lock();
+            known.at(to)?;
+            // Under the lock, so that who takes the records under it has this one.
+            known.written.subscribe()
         };
         self.urgent.notify_one();
-        // The sender lives in `self`.
-        let kept = kept.wait_for(|it| number <= it.up_to).await;
-        match kept.ok().and_then(|it| it.failed.clone()) {
-            Some(reason) => Err(Unrecorded::Store(reason)),
-            None => Ok(()),
+        let stops = |_| Reason::StoreFailed("the server stops".to_owned());
+        written.changed().await.map_err(stops)?;
+        written.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// Counts a watch as open until what is returned is dropped.
+    pub(crate) fn connected(&self, sender: &Sender) -> Result<Connected, Reason> {
+        Ok(self.known.lock().at(sender)?.1.subscribe())
+    }
+
+    /// Takes a report; a watch of it is told of other services.
+    pub(crate) fn reported(&self, from: &Sender, mut report: Report) -> Result<(), Reason> {
+        report.curb();
+        let mut known = self.known.lock();
+        let (it, services) = known.at(from)?;
+        if report.leaving {
+            it.not_after = it.not_after.min(from.seen + LEAVING);
         }
-    }
-
-    /// Counts a watch as open until what is returned is dropped; `None` for one too many.
-    pub(crate) fn connected(self: &Arc<Self>, sender: &Sender, now: Duration) -> Option<Connected> {
-        let services = self.own.lock().connected(sender, now.as_secs())?;
-        let (id, instance) = (sender.id.clone(), sender.instance.clone());
-        Some(Connected { fleet: Arc::clone(self), id, instance, services })
-    }
-
-    /// Takes a report; a watch of it is told of other services. `None` for one too many.
-    pub(crate) fn reported(&self, from: &Sender, mut report: Report, now: Duration) -> Option<()> {
-        curb(&mut report);
-        self.own.lock().reported(from, report, now.as_secs())
+        if it.report.services != report.services {
+            services.send_replace(report.services.clone());
+        }
+        it.report = report;
+        Ok(())
     }
 
     /// All sidecars whose certificate is valid, ordered by id and instance.
     pub(crate) fn all(&self, now: Duration) -> Vec<Sidecar> {
-        let now = now.as_secs();
-        let mut all: BTreeMap<(String, String), Sidecar> = BTreeMap::new();
-        let own = self.own.lock().valid(now);
-        let heard = |it: &Sidecar| Sidecar {
-            connected: it.connected && now < it.seen + SILENCE,
+        let mut known = self.known.lock();
+        known.settle(now);
+        let own = known.own.values().map(|(it, _)| it.clone());
+        let others = known.others.iter().map(|it| Sidecar {
+            connected: it.connected && now.as_secs().saturating_sub(SILENCE) < it.seen,
             ..it.clone()
-        };
-        for it in own.into_iter().chain(self.others.lock().iter().map(heard)) {
-            if it.not_after <= now {
-                continue;
+        });
+        let mut all: BTreeMap<Name, Sidecar> = BTreeMap::new();
+        for it in others.chain(own).filter(|it| now.as_secs() < it.not_after) {
+            let newest = all.entry(it.key()).or_default();
+            let not_after = newest.not_after.max(it.not_after);
+            if newest.seen <= it.seen {
+                *newest = it;
             }
-            let key = (it.id.clone(), it.report.instance.clone());
-            let Some(known) = all.get_mut(&key) else {
-                all.insert(key, it);
-                continue;
-            };
-            let not_after = known.not_after.max(it.not_after);
-            if known.seen < it.seen {
-                *known = it;
-            }
-            known.not_after = not_after;
+            newest.not_after = not_after;
         }
         all.into_values().collect()
     }
 
     /// How many are known to this replica.
     pub(crate) fn len(&self) -> usize {
-        self.own.lock().len()
-    }
-
-    /// The services that a sidecar said it calls.
-    pub(crate) fn services(&self, id: &SpiffeId, instance: &str) -> Vec<String> {
-        self.own.lock().services(id, instance)
+        self.known.lock().own.len()
     }
 
     /// Writes and reads, until the drain begins; a last time then.
     pub(crate) async fn run(&self, store: &Store, drain: &Drain) {
         let mut lazily = tokio::time::interval(LAZY);
         loop {
-            let urgent = tokio::select! {
-                () = self.urgent.notified() => true,
-                _ = lazily.tick() => false,
+            tokio::select! {
+                () = self.urgent.notified() => tokio::time::sleep(GROUP).await,
+                _ = lazily.tick() => {
+                    if let Err(error) = self.refresh(store, clock::wall()).await {
+                        tracing::warn!(%error, "other replicas' sidecars not read");
+                    }
+                }
                 () = drain.begun() => break,
-            };
-            let now = clock::wall();
-            if urgent {
-                // Others may ask meanwhile: one write for all of them.
-                tokio::time::sleep(GROUP / 4).await;
-            } else if let Err(error) = self.refresh(store, now).await {
-                tracing::warn!(%error, "other replicas' sidecars not read");
             }
-            self.flush(store, now).await;
+            self.flush(store, clock::wall()).await;
         }
         self.flush(store, clock::wall()).await;
     }
 
     /// Writes what is new, and tells those who wait for it.
     pub(crate) async fn flush(&self, store: &Store, now: Duration) {
-        let (up_to, dirty) = {
-            let mut own = self.own.lock();
-            own.forget(now.as_secs());
-            (self.made.load(Ordering::Acquire), own.take_dirty())
+        let (dirty, written) = {
+            let mut known = self.known.lock();
+            known.settle(now);
+            let dirty = take(&mut known.dirty).into_iter();
+            let dirty: Vec<_> = dirty.map(|shard| (shard, known.of(shard))).collect();
+            (dirty, take(&mut known.written))
         };
         let mut failed = None;
         for (shard, sidecars) in dirty {
-            if let Err(reason) = self.write(store, shard, &sidecars).await {
-                tracing::error!(error = %reason, "sidecars not recorded");
-                self.own.lock().soil(shard);
-                failed = Some(reason);
+            let key = Kind::FLEET.key(format!("{}-{shard:x}", self.replica));
+            let kept = match &sidecars[..] {
+                [] => store.remove(&key).await.map(drop),
+                _ => store.put_json(&key, &sidecars, Expected::Any).await.map(drop),
+            };
+            if let Err(error) = kept {
+                tracing::error!(%error, "sidecars not recorded");
+                self.known.lock().dirty.insert(shard);
+                failed = Some(error.into());
             }
         }
-        self.kept.send_replace(Kept { up_to, failed });
-    }
-
-    async fn write(&self, store: &Store, shard: usize, known: &[Sidecar]) -> Result<(), String> {
-        let key = Kind::Fleet.key(self.object(shard));
-        if known.is_empty() {
-            return store.remove(&key).await.map(|_| ()).map_err(|it| it.to_string());
-        }
-        let text = serde_json::to_vec(known).map_err(|it| it.to_string())?;
-        store.put(&key, &text, &Expected::Any).await.map(|_| ()).map_err(|it| it.to_string())
+        written.send_replace(failed);
     }
 
     /// Reads what other replicas wrote, and removes what nobody writes any more.
     pub(crate) async fn refresh(&self, store: &Store, now: Duration) -> Result<(), Error> {
-        let own: Vec<_> = (0..SHARDS).map(|it| self.object(it)).collect();
-        let mut others = Vec::new();
-        for name in store.list(Kind::Fleet).await? {
-            if own.contains(&name) {
-                continue;
-            }
-            let key = Kind::Fleet.key(name);
-            let Some(entry) = store.get(&key).await? else { continue };
-            let Some(known) = read(&entry) else { continue };
-            if known.iter().all(|it| it.not_after <= now.as_secs()) {
-                let _gone = store.remove(&key).await?;
-            }
-            others.extend(known);
-        }
-        *self.others.lock() = others;
+        let others = self.read(store, false, now).await?;
+        self.known.lock().others = others;
         Ok(())
     }
 
-    fn object(&self, shard: usize) -> String {
-        format!("{}-{shard:x}", self.replica)
+    /// What this replica wrote, or what others did; removes what nobody writes any more.
+    async fn read(&self, store: &Store, own: bool, now: Duration) -> Result<Vec<Sidecar>, Error> {
+        let mut sidecars = Vec::new();
+        let is_own = |it: &str| it.rsplit_once('-').is_some_and(|(it, _)| it == self.replica);
+        for name in store.list(Kind::FLEET).await?.into_iter().filter(|it| own == is_own(it)) {
+            let key = Kind::FLEET.key(name);
+            let Some((value, _)) = store.get(&key).await? else { continue };
+            // What is damaged is left as it is, and reported anew by those it was about.
+            let found: Vec<Sidecar> = serde_json::from_slice(&value)
+                .inspect_err(|error| tracing::error!(%error, "record of sidecars is damaged"))
+                .unwrap_or_default();
+            // A replica that lives would have written anew by now.
+            let ended = found.iter().map(|it| it.not_after).max();
+            if ended.is_some_and(|it| it <= now.as_secs().saturating_sub(SILENCE)) {
+                let _gone = store.remove(&key).await?;
+            }
+            sidecars.extend(found);
+        }
+        Ok(sidecars)
     }
 }
 
-impl Connected {
-    /// Tells whenever the sidecar calls other services than before.
-    pub(crate) fn services(&self) -> watch::Receiver<u64> {
-        self.services.clone()
+impl Known {
+    /// The record of a sender, who was heard of just now; made when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::FleetFull`] when there is no room for another.
+    fn at(&mut self, sender: &Sender) -> Result<&mut Record, Reason> {
+        let name = (sender.id.to_string(), sender.instance.clone());
+        let instances = self.own.keys().filter(|it| it.0 == name.0);
+        let is_full = || SIDECARS_MAX <= self.own.len() || INSTANCES_MAX <= instances.count();
+        if !self.own.contains_key(&name) && is_full() {
+            return Err(Reason::FleetFull);
+        }
+        self.dirty.insert(shard_of(&name));
+        let record = self.own.entry(name.clone()).or_default();
+        let it = &mut record.0;
+        (it.id, it.report.instance) = name;
+        (it.seen, it.peer) = (sender.seen, Some(sender.peer));
+        it.not_after = it.not_after.max(sender.not_after);
+        Ok(record)
+    }
+
+    /// Drops those whose certificate has ended, and notes which watches are open.
+    fn settle(&mut self, now: Duration) {
+        self.own.retain(|name, (it, services)| {
+            let connected = 0 < services.receiver_count();
+            let stays = connected || now.as_secs() < it.not_after;
+            if !stays || it.connected != connected {
+                self.dirty.insert(shard_of(name));
+            }
+            it.connected = connected;
+            stays
+        });
+    }
+
+    /// What is to be in a shard.
+    fn of(&self, shard: u64) -> Vec<Sidecar> {
+        let own = self.own.iter().filter(|(name, _)| shard_of(name) == shard);
+        own.map(|(_, (it, _))| it.clone()).collect()
     }
 }
 
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.fleet.own.lock().disconnected(&self.id, &self.instance);
-    }
-}
-
-/// A report takes little room, and says in one line what it says: one sidecar's is shown among
-/// those of others, to people at terminals.
-fn curb(report: &mut Report) {
-    let mut room = SERVICES_BYTES_MAX;
-    report.services.truncate(SERVICES_MAX);
-    report.services.retain(|it| {
-        let fits = it.len() <= room;
-        room -= if fits { it.len() } else { 0 };
-        fits
-    });
-    let Report { version, certificate, policy, last_error, .. } = report;
-    let words = [version, &mut certificate.serial, &mut certificate.issuer];
-    let errors = [&mut policy.error, last_error].into_iter().flatten();
-    for (text, most) in
-        words.map(|it| (it, WORD_MAX)).into_iter().chain(errors.map(|it| (it, ERROR_MAX)))
-    {
-        text.truncate(text.floor_char_boundary(most));
-        *text = text.replace(char::is_control, " ");
-    }
-}
-
-/// What is damaged is left as it is, and reported anew by those it was about.
-fn read(entry: &Entry) -> Option<Vec<Sidecar>> {
-    let known = serde_json::from_slice(&entry.value);
-    known.inspect_err(|error| tracing::error!(%error, "record of sidecars is damaged")).ok()
+/// The object that the record of an instance is in.
+fn shard_of(name: &Name) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(name) % SHARDS
 }
 
 #[cfg(test)]

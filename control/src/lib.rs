@@ -9,10 +9,9 @@
 //! * `publish`: numbered generations of policy, and what each workload gets of one;
 //! * `fleet`: the sidecars that live by our certificates, and what they say of themselves;
 //! * `serve`: the API over them, and its limits; `token` and `kubernetes` prove who calls;
-//! * `client`, `cli`: the operator's side.
+//! * `cli`: the operator's side.
 
 pub mod cli;
-mod client;
 mod fleet;
 mod issuing;
 mod kubernetes;
@@ -22,4 +21,4 @@ mod serve;
 mod store;
 mod token;
 
-use remora_certs::{duration, inspect};
+use remora_certs::duration;

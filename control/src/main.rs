@@ -1,10 +1,7 @@
 //! The control binary.
 
-use std::{
-    io::{stderr, stdout},
-    process::ExitCode,
-};
+use std::{env, io, process::ExitCode};
 
 fn main() -> ExitCode {
-    remora_control::cli::run(std::env::args_os(), &mut stdout(), &mut stderr())
+    remora_control::cli::run(env::args_os(), &mut io::stdout(), &mut io::stderr())
 }

@@ -9,54 +9,38 @@ mod kubernetes;
 
 use std::{fmt, sync::LazyLock};
 
-use serde::Serialize;
+use async_trait::async_trait;
+use remora::telemetry::words;
+use remora_certs::folder::Content;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-pub(crate) use self::{folder::Folder, kubernetes::Kubernetes};
+pub(crate) use remora_kubernetes::Expected;
+
+pub(crate) use self::folder::Folder;
 
 /// What an object is; decides where it is kept, and whether it is secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// An issuer with its key: secret, never changed.
-    Authority,
-    /// A join token's digest and what it is good for: secret.
-    Token,
-    /// A generation of policy, never changed.
-    Generation,
-    /// What one replica knows of its sidecars.
-    Fleet,
-    /// Records: `policy`, `rotation`.
-    State,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// As names of folders and of Kubernetes objects have it.
+    name: &'static str,
+    /// Whether only its owner may read it.
+    secret: bool,
 }
 
 /// The name of an object: lower-case letters, digits and `-`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) kind: Kind,
     pub(crate) name: String,
 }
 
 /// A moment of an object; changes with each write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Version(pub(crate) String);
+pub(crate) type Version = String;
 
-/// An object.
-pub(crate) struct Entry {
-    pub(crate) value: Zeroizing<Vec<u8>>,
-    pub(crate) version: Version,
-}
-
-/// What a write replaces.
-#[derive(Clone, Debug)]
-pub(crate) enum Expected {
-    /// Nothing: the object is new.
-    Absent,
-    /// The object as it was read.
-    Version(Version),
-    /// Whatever is there.
-    Any,
-}
+/// What an object holds, and the moment of it; nothing where there is none.
+pub(crate) type Found<T> = Option<(T, Version)>;
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -64,44 +48,57 @@ pub(crate) enum Error {
     /// Somebody else wrote meanwhile; nothing was written.
     #[error("`{0}` was changed by another meanwhile")]
     Conflict(Key),
-    /// The file system or the API server said no.
-    #[error("cannot {verb} `{key}`: {reason}")]
-    Failed {
-        /// Read, write, remove or list.
-        verb: &'static str,
-        /// Which.
-        key: Key,
-        /// Why.
-        reason: String,
-    },
+    /// The file system or the API server said no: what to do to which, and why not.
+    #[error("cannot {0} `{1}`: {2}")]
+    Failed(&'static str, Key, String),
 }
 
-/// Where objects are. Calls to Kubernetes have futures of their own: they are large, and
-/// whoever keeps files has no use for the room.
-#[derive(Debug)]
-pub(crate) enum Store {
-    /// Files below the authority's folder.
-    Folder(Folder),
-    /// Secrets and ConfigMaps of a namespace.
-    Kubernetes(Kubernetes),
+/// Where objects are: a [`Folder`], or Secrets and ConfigMaps of a namespace of Kubernetes.
+pub(crate) type Store = dyn Objects;
+
+/// What any store can do.
+#[async_trait]
+pub(crate) trait Objects: fmt::Debug + Send + Sync {
+    /// The object, if it is there.
+    async fn get(&self, key: &Key) -> Result<Found<Content>, Error>;
+
+    /// Writes the object whole, or not at all; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when there is something else than `expected`.
+    async fn put(&self, key: &Key, value: &[u8], expected: Expected<'_>) -> Result<Version, Error>;
+
+    /// Removes the object; whether it was there.
+    async fn remove(&self, key: &Key) -> Result<bool, Error>;
+
+    /// The names of the objects of a kind, in order.
+    async fn list(&self, kind: Kind) -> Result<Vec<String>, Error>;
+
+    /// Whether this replica is the one that numbers policy and drives rotations.
+    fn leads(&self) -> bool {
+        true
+    }
+
+    /// Changes when another replica may have written a record ([`Kind::STATE`]), within a
+    /// second of it; never where there is no other replica.
+    fn changes(&self) -> watch::Receiver<u64> {
+        static NEVER: LazyLock<watch::Sender<u64>> = LazyLock::new(watch::Sender::default);
+        NEVER.subscribe()
+    }
 }
 
 impl Kind {
-    /// As names of folders and of Kubernetes objects have it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Authority => "authority",
-            Self::Token => "token",
-            Self::Generation => "generation",
-            Self::Fleet => "fleet",
-            Self::State => "state",
-        }
-    }
-
-    /// Whether only its owner may read it.
-    pub(crate) fn is_secret(self) -> bool {
-        matches!(self, Self::Authority | Self::Token)
-    }
+    /// An issuer with its key; never changed.
+    pub(crate) const AUTHORITY: Self = Self { name: "authority", secret: true };
+    /// A join token's digest and what it is good for.
+    pub(crate) const TOKEN: Self = Self { name: "token", secret: true };
+    /// A generation of policy; never changed.
+    pub(crate) const GENERATION: Self = Self { name: "generation", secret: false };
+    /// What one replica knows of its sidecars.
+    pub(crate) const FLEET: Self = Self { name: "fleet", secret: false };
+    /// Records: `policy`, `rotation`.
+    pub(crate) const STATE: Self = Self { name: "state", secret: false };
 
     /// The key of an object of this kind.
     pub(crate) fn key(self, name: impl Into<String>) -> Key {
@@ -111,73 +108,45 @@ impl Kind {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.kind.as_str(), self.name)
+        write!(f, "{}/{}", self.kind.name, self.name)
     }
-}
-
-/// A value in JSON: nothing that is kept has what JSON has not.
-pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }
 
 impl Store {
-    /// The object, if it is there.
-    pub(crate) async fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        match self {
-            Self::Folder(it) => it.get(key),
-            Self::Kubernetes(it) => Box::pin(it.get(key)).await,
-        }
-    }
-
-    /// Writes the object whole, or not at all; durable when it returns.
+    /// The object, if it is there, as the value that was written.
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] when there is something else than `expected`.
-    pub(crate) async fn put(
+    /// [`Error::Failed`] also when it is damaged.
+    pub(crate) async fn get_json<T: DeserializeOwned>(&self, key: &Key) -> Result<Found<T>, Error> {
+        let Some((value, version)) = self.get(key).await? else { return Ok(None) };
+        let value = serde_json::from_slice(&value).map_err(Error::failed("read", key))?;
+        Ok(Some((value, version)))
+    }
+
+    /// Writes a value as the object: see [`Objects::put`].
+    pub(crate) async fn put_json(
         &self,
         key: &Key,
-        value: &[u8],
-        expected: &Expected,
+        value: &(impl Serialize + Sync),
+        expected: Expected<'_>,
     ) -> Result<Version, Error> {
-        match self {
-            Self::Folder(it) => it.put(key, value, expected),
-            Self::Kubernetes(it) => Box::pin(it.put(key, value, expected)).await,
-        }
+        let text = json(value).map_err(Error::failed("write", key))?;
+        self.put(key, &text, expected).await
     }
+}
 
-    /// Removes the object; whether it was there.
-    pub(crate) async fn remove(&self, key: &Key) -> Result<bool, Error> {
-        match self {
-            Self::Folder(it) => it.remove(key),
-            Self::Kubernetes(it) => Box::pin(it.remove(key)).await,
-        }
+impl Error {
+    /// That it cannot be done to `key`, and why.
+    fn failed<E: std::error::Error>(verb: &'static str, key: &Key) -> impl Fn(E) -> Self {
+        move |error| Self::Failed(verb, key.clone(), words(&error))
     }
+}
 
-    /// The names of the objects of a kind, in order.
-    pub(crate) async fn list(&self, kind: Kind) -> Result<Vec<String>, Error> {
-        match self {
-            Self::Folder(it) => it.list(kind),
-            Self::Kubernetes(it) => Box::pin(it.list(kind)).await,
-        }
-    }
-
-    /// Whether this replica is the one that numbers policy and drives rotations.
-    pub(crate) fn leads(&self) -> bool {
-        match self {
-            // Nobody else may open the folder for serving.
-            Self::Folder(_) => true,
-            Self::Kubernetes(it) => it.leads(),
-        }
-    }
-
-    /// Changes when another replica may have written a record ([`Kind::State`]), within a
-    /// second of it. A folder has no other replica.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        static NEVER: LazyLock<watch::Sender<u64>> = LazyLock::new(watch::Sender::default);
-        match self {
-            Self::Folder(_) => NEVER.subscribe(),
-            Self::Kubernetes(it) => it.changes(),
-        }
-    }
+/// A value in JSON.
+pub(crate) fn json(value: &impl Serialize) -> serde_json::Result<Content> {
+    // Sized at once: a buffer that grows leaves copies of a key behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(64 * 1024));
+    serde_json::to_writer(&mut *text, value)?;
+    Ok(text)
 }

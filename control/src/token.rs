@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use remora::sync::wire;
 use remora_certs::{spiffe_id::SpiffeId, x509::fingerprint};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -37,17 +36,7 @@ struct Record {
     /// In seconds since the Unix epoch.
     expires: u64,
     /// SHA-256 of the public key it is bound to.
-    #[serde(default)]
     key: Option<String>,
-}
-
-/// A token that was just made.
-pub(crate) struct Created {
-    /// To be shown once.
-    pub(crate) token: Zeroizing<String>,
-    /// What may be said of it.
-    pub(crate) name: String,
-    pub(crate) expires: Duration,
 }
 
 /// A token that is valid now.
@@ -60,28 +49,38 @@ pub(crate) struct Valid {
     version: Version,
 }
 
-/// Makes a token for `id`, good for `life`.
+/// Makes a token for `id`, good for `life`: what to show once, and what may be said of it.
+///
+/// Removes those that ended long ago: so there are no more of them than somebody made in a while.
 pub(crate) async fn create(
     store: &Store,
     id: &SpiffeId,
     life: Duration,
     now: Duration,
-) -> Result<Created, store::Error> {
-    let token = Zeroizing::new(format!("{PREFIX}{}", *random()?));
-    let expires = Duration::from_secs((now + life).as_secs());
+) -> Result<(Zeroizing<String>, String), store::Error> {
+    for name in store.list(Kind::TOKEN).await? {
+        let key = Kind::TOKEN.key(name);
+        // What is damaged stays.
+        if let Ok(Some((Record { expires, .. }, _))) = store.get_json(&key).await
+            && expires + REMEMBERED <= now.as_secs()
+        {
+            let _gone = store.remove(&key).await?;
+        }
+    }
+    let secret = Zeroizing::new(rand::random::<[u8; 32]>());
+    let secret = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*secret));
+    let token = Zeroizing::new(format!("{PREFIX}{}", *secret));
     let (key, digest) = name_of(&token);
-    let record =
-        Record { digest, id: id.as_str().to_owned(), expires: expires.as_secs(), key: None };
-    store.put(&key, &store::json(&record), &Expected::Absent).await?;
-    Ok(Created { token, name: key.name, expires })
+    let record = Record { digest, id: id.to_string(), expires: (now + life).as_secs(), key: None };
+    store.put_json(&key, &record, Expected::Absent).await?;
+    Ok((token, key.name))
 }
 
 /// The token's record, when it is valid. Writes nothing, whoever asks.
 pub(crate) async fn find(store: &Store, token: &str, now: Duration) -> Result<Valid, Reason> {
     let (key, digest) = name_of(token);
-    let entry = store.get(&key).await?.ok_or(Reason::TokenUnknown)?;
-    let record: Record =
-        serde_json::from_slice(&entry.value).map_err(|it| Reason::StoreFailed(it.to_string()))?;
+    let (record, version): (Record, _) = store.get_json(&key).await?.ok_or(Reason::TokenUnknown)?;
+    // A name is but the beginning of a digest.
     if record.digest != digest {
         return Err(Reason::TokenUnknown);
     }
@@ -89,64 +88,31 @@ pub(crate) async fn find(store: &Store, token: &str, now: Duration) -> Result<Va
         return Err(Reason::TokenExpired);
     }
     let id = record.id.parse().map_err(|_| Reason::ForeignId(record.id.clone()))?;
-    Ok(Valid { name: key.name, id, record, version: entry.version })
+    Ok(Valid { name: key.name, id, record, version })
 }
 
 impl Valid {
     /// Binds the token to the key of this digest, once and for all.
     pub(crate) async fn bind(mut self, store: &Store, key: &str) -> Result<(), Reason> {
-        match &self.record.key {
-            Some(bound) if bound == key => return Ok(()),
-            Some(_) => return Err(Reason::TokenUsed),
-            None => self.record.key = Some(key.to_owned()),
-        }
-        let at = Kind::Token.key(self.name);
-        match store.put(&at, &store::json(&self.record), &Expected::Version(self.version)).await {
-            Ok(_) => Ok(()),
-            // Another replica was first: with this very key, or with another.
-            Err(store::Error::Conflict(_)) => {
-                let entry = store.get(&at).await?.ok_or(Reason::TokenUnknown)?;
-                let bound = serde_json::from_slice(&entry.value).ok().and_then(|it: Record| it.key);
-                if bound.as_deref() == Some(key) { Ok(()) } else { Err(Reason::TokenUsed) }
+        if self.record.key.is_none() {
+            self.record.key = Some(key.to_owned());
+            let (at, expected) = (Kind::TOKEN.key(self.name), Expected::Version(&self.version));
+            match store.put_json(&at, &self.record, expected).await {
+                // Another replica was first: with this very key, or with another.
+                Err(store::Error::Conflict(_)) => {
+                    (self.record, _) = store.get_json(&at).await?.ok_or(Reason::TokenUnknown)?;
+                }
+                put => drop(put?),
             }
-            Err(error) => Err(error.into()),
         }
+        if self.record.key.as_deref() == Some(key) { Ok(()) } else { Err(Reason::TokenUsed) }
     }
-}
-
-/// Removes tokens that ended long ago.
-pub(crate) async fn sweep(store: &Store, now: Duration) -> Result<(), store::Error> {
-    for name in store.list(Kind::Token).await? {
-        let key = Kind::Token.key(name);
-        let Some(entry) = store.get(&key).await? else { continue };
-        let ended = serde_json::from_slice(&entry.value)
-            .is_ok_and(|it: Record| it.expires + REMEMBERED <= now.as_secs());
-        if ended {
-            let _gone = store.remove(&key).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether an id is control's own or an operator's: no workload may have it.
-pub(crate) fn is_reserved(id: &SpiffeId) -> bool {
-    [wire::CONTROL_PATH, wire::OPERATOR_PATH].contains(&id.path())
 }
 
 /// Where a token's record is, and the digest in it.
 fn name_of(token: &str) -> (Key, String) {
     let digest = fingerprint(token.as_bytes());
-    (Kind::Token.key(digest.get(..16).unwrap_or_default()), digest)
-}
-
-fn random() -> Result<Zeroizing<String>, store::Error> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| store::Error::Failed {
-        verb: "write",
-        key: Kind::Token.key("new"),
-        reason: "the operating system gives no random bytes".to_owned(),
-    })?;
-    Ok(Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*bytes)))
+    (Kind::TOKEN.key(digest.get(..16).unwrap_or_default()), digest)
 }
 
 #[cfg(test)]
@@ -161,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_for_one_key_which_may_ask_again() {
         let (_dir, store) = store();
-        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().token;
+        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().0;
         for key in ["one", "one"] {
             let valid = find(&store, &token, NOW).await.unwrap();
             assert_eq!(valid.id.as_str(), WEB);
@@ -174,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn of_two_keys_at_the_same_time_one_wins() {
         let (_dir, store) = store();
-        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().token;
+        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().0;
         let (first, second) =
             (find(&store, &token, NOW).await.unwrap(), find(&store, &token, NOW).await.unwrap());
         let again = find(&store, &token, NOW).await.unwrap();
@@ -186,16 +152,17 @@ mod tests {
     #[tokio::test]
     async fn a_token_ends_and_is_told_from_one_that_never_was() {
         let (_dir, store) = store();
-        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().token;
+        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().0;
         assert!(
             find(&store, &token, NOW + HOUR.saturating_sub(Duration::from_secs(1))).await.is_ok()
         );
         let found = find(&store, &token, NOW + HOUR).await;
         assert_eq!(found.unwrap_err(), Reason::TokenExpired);
-        sweep(&store, NOW + HOUR).await.unwrap();
-        assert_eq!(find(&store, &token, NOW + HOUR).await.unwrap_err(), Reason::TokenExpired);
-        sweep(&store, NOW + HOUR + Duration::from_hours(24)).await.unwrap();
-        assert_eq!(find(&store, &token, NOW + HOUR).await.unwrap_err(), Reason::TokenUnknown);
+        // The next one is made, and removes what ended long ago.
+        for (later, expected) in [(HOUR, Reason::TokenExpired), (HOUR * 25, Reason::TokenUnknown)] {
+            create(&store, &WEB.parse().unwrap(), HOUR, NOW + later).await.unwrap();
+            assert_eq!(find(&store, &token, NOW + HOUR).await.unwrap_err(), expected);
+        }
         let other = find(&store, "remora-join-x", NOW).await;
         assert_eq!(other.unwrap_err(), Reason::TokenUnknown);
     }
@@ -203,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn the_store_never_has_the_token() {
         let (dir, store) = store();
-        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().token;
+        let token = create(&store, &WEB.parse().unwrap(), HOUR, NOW).await.unwrap().0;
         let secret = token.strip_prefix(PREFIX).unwrap();
         assert_eq!(secret.len(), 43);
         let folder = dir.path().join("state/token");
@@ -213,22 +180,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn controls_and_operators_ids_are_reserved() {
-        for (path, reserved) in [
-            ("/ns/remora/sa/control", true),
-            ("/ns/remora/sa/operator", true),
-            ("/ns/remora/sa/web", false),
-            ("/ns/shop/sa/control", false),
-        ] {
-            let id = format!("spiffe://cluster.local{path}").parse().unwrap();
-            assert_eq!(is_reserved(&id), reserved, "{path}");
-        }
-    }
-
-    fn store() -> (tempfile::TempDir, Store) {
+    fn store() -> (tempfile::TempDir, Folder) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::Folder(Folder::new(dir.path()));
+        let store = Folder::new(dir.path());
         (dir, store)
     }
 }
