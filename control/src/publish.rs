@@ -10,31 +10,32 @@
 //! crash at any point leaves the old or the new, replicas follow by reading it, and who
 //! leads by mistake cannot do harm.
 
-mod canary;
 mod content;
-mod envelope;
 mod keep;
 mod record;
 mod source;
-mod turn;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use remora::sync::wire::{self, Envelope, PolicyChange, PolicyStatus, Sidecar};
-use remora_certs::{spiffe_id::SpiffeId, svid::Svid};
-use tokio::{select, sync::watch, time::sleep};
-use tracing::{debug, info, warn};
+use remora::{
+    clock,
+    sync::wire::{self, Envelope, Generation, PolicyChange, PolicyStatus, Sidecar},
+};
+use remora_certs::{spiffe_id::SpiffeId, svid::Svid, x509::fingerprint};
+use tokio::{join, sync::watch, time::timeout};
+use tracing::warn;
 
 pub(crate) use self::source::Source;
-use self::{canary::Standing, envelope::Held, record::Record, turn::Turns};
+use self::{
+    content::{Content, Reading},
+    record::Record,
+};
 use crate::store::{self, Store, Version};
 
 /// How often the record, and the sidecars, are looked at.
@@ -43,8 +44,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long sidecars may take, where nobody says.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
 
-/// How far above ours a sidecar's number is believed, or one of them could use all up.
-const LEAP_MAX: u64 = 1_000_000;
+/// How often documents may get another number because a sidecar has a higher one: all
+/// sidecars read them again, and what one of them says may be a lie.
+const RAISE: Duration = Duration::from_secs(30);
 
 /// What to publish, and how.
 #[derive(Debug, Default)]
@@ -85,26 +87,37 @@ pub(crate) enum Error {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     store: Arc<Store>,
-    source: Mutex<Option<Source>>,
-    canary: Option<Canary>,
-    published: ArcSwap<Published>,
-    changes: watch::Sender<u64>,
-    /// The highest number a sidecar says it has.
-    heard: AtomicU64,
-    standing: Mutex<Standing>,
-    /// What keeps us from doing our work.
-    trouble: Mutex<Option<String>>,
+    settings: Settings,
+    published: watch::Sender<Published>,
+    /// What was signed, as long as somebody is to be sent it.
+    envelopes: Mutex<HashMap<Terms, Weak<Envelope>>>,
+    seen: Mutex<Seen>,
     /// Held from reading the record to replacing it.
     writing: tokio::sync::Mutex<()>,
 }
 
+/// The generation, the workload and the services it calls, and the certificate of who signs:
+/// all of its sidecars get the same bytes.
+type Terms = (u64, SpiffeId, BTreeSet<String>, Option<String>);
+
 /// What is handed out now.
-#[derive(Debug, Default)]
-struct Published {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Published {
     record: Record,
     version: Option<Version>,
-    current: Option<Arc<Held>>,
-    canary: Option<Arc<Held>>,
+    /// The generations of the record that anybody is to get, of those that can be used.
+    contents: BTreeMap<u64, Arc<Content>>,
+}
+
+/// What one turn leaves to the next.
+#[derive(Debug, Default)]
+struct Seen {
+    /// How the trial that is under way goes, and since when we wait for it.
+    trial: Option<(wire::Canary, Instant)>,
+    /// When sidecars were last asked for their numbers.
+    numbers: Option<Instant>,
+    /// What keeps us from doing our work.
+    trouble: Option<String>,
 }
 
 impl Publisher {
@@ -113,52 +126,44 @@ impl Publisher {
         store: Arc<Store>,
         settings: Settings,
     ) -> Result<Arc<Self>, store::Error> {
-        let Settings { source, canary } = settings;
         let publisher = Self {
             store,
-            source: Mutex::new(source),
-            canary,
-            published: ArcSwap::default(),
-            changes: watch::Sender::new(0),
-            heard: AtomicU64::new(0),
-            standing: Mutex::default(),
-            trouble: Mutex::new(None),
-            writing: tokio::sync::Mutex::new(()),
+            settings,
+            published: watch::Sender::default(),
+            envelopes: Mutex::default(),
+            seen: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
         };
         publisher.refresh().await?;
         Ok(Arc::new(publisher))
     }
 
     /// Keeps what is handed out up to date; never returns. `sidecars` tells how all of them
-    /// do, and is asked twice a second.
+    /// do, and is asked twice a second during a trial, and every 30 s otherwise.
     ///
     /// # Cancel safety
     ///
     /// Safe: what is handed out stays.
     pub(crate) async fn run(self: Arc<Self>, sidecars: impl Fn() -> Vec<Sidecar> + Send) {
         let (sender, mut readings) = watch::channel(None);
-        let source = self.source.lock().take();
         let turns = async {
-            let mut turns = Turns::default();
             loop {
                 let reading = readings.borrow_and_update().clone();
-                let done = self.turn(reading, &sidecars, &mut turns).await;
-                self.in_trouble(done.err().as_ref());
-                select! {
-                    _changed = readings.changed() => (),
-                    () = sleep(LOOK) => (),
+                let turn = self.turn(reading, &sidecars).await;
+                let trouble = turn.unwrap_or_else(|it| Some(it.to_string()));
+                let before = mem::replace(&mut self.seen.lock().trouble, trouble.clone());
+                if let Some(error) = trouble.filter(|it| before.as_ref() != Some(it)) {
+                    warn!(error, "policy cannot be published; what was published stays");
                 }
+                let _sooner = timeout(LOOK, readings.changed()).await;
             }
         };
-        select! {
-            () = source::follow(source, sender) => (),
-            () = turns => (),
-        }
+        join!(source::follow(self.settings.source.as_ref(), &sender), turns);
     }
 
     /// Changes whenever [`Publisher::envelope`] may answer something else.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    pub(crate) fn changes(&self) -> watch::Receiver<Published> {
+        self.published.subscribe()
     }
 
     /// What the sidecar `instance` of `id` is to have, which calls `services`; `None` where
@@ -171,41 +176,42 @@ impl Publisher {
         services: &[String],
         signer: &Svid,
     ) -> Option<Arc<Envelope>> {
-        let published = self.published.load();
-        let trial = published.record.canary.as_ref();
-        let tries = trial.is_some_and(|it| it.asks(id.as_str(), instance));
-        let canary = published.canary.as_ref().filter(|_| tries);
-        canary.or(published.current.as_ref())?.envelope(id, services, signer)
-    }
-
-    /// A sidecar says that it has `number`: what it is to take must be above it.
-    pub(crate) fn higher(&self, number: u64) {
-        let ours = self.published.load().record.number;
-        if number <= ours.saturating_add(LEAP_MAX) {
-            self.heard.fetch_max(number, Ordering::AcqRel);
-        } else {
-            debug!(number, ours, "a sidecar has a number that nobody can have given it");
+        let published = self.published.borrow();
+        let mut offers = published.record.offers(id.as_str(), instance).map(|it| it.number);
+        let (number, content) = offers.find_map(|it| Some((it, published.contents.get(&it)?)))?;
+        let services = services.iter().cloned().collect();
+        let leaf = signer.chain().first().map(|it| fingerprint(it));
+        let terms: Terms = (number, id.clone(), services, leaf);
+        let mut envelopes = self.envelopes.lock();
+        if let Some(envelope) = envelopes.get(&terms).and_then(Weak::upgrade) {
+            return Some(envelope);
         }
+        let files = content.selection.select(id.namespace(), id.service_account(), &terms.2);
+        let generation = Generation { number, audience: id.to_string(), files };
+        let sealed = Envelope::seal(&generation, signer);
+        let sealed = sealed.inspect_err(|error| warn!(%error, "policy cannot be signed"));
+        let envelope = Arc::new(sealed.ok()?);
+        // What nobody has any more makes room before more of it is taken.
+        if envelopes.len() == envelopes.capacity() {
+            envelopes.retain(|_, it| 0 < it.strong_count());
+        }
+        envelopes.insert(terms, Arc::downgrade(&envelope));
+        Some(envelope)
     }
 
     /// What is handed out.
     pub(crate) fn status(&self) -> PolicyStatus {
-        let published = self.published.load();
-        let Record { current, canary, history, held, error, .. } = &published.record;
-        let Standing { asked, accepted, .. } = *self.standing.lock();
-        let unusable = current.as_ref().filter(|_| published.current.is_none());
-        let unusable = unusable.map(|it| format!("generation `{}` cannot be used", it.number));
-        let trouble = self.trouble.lock().clone();
+        let (published, seen) = (self.published.borrow(), self.seen.lock());
+        let Record { canary, history, held, .. } = &published.record;
+        let trial = seen.trial.as_ref().filter(|_| canary.is_some());
+        let generation = history.first().map_or(0, |it| it.number);
+        let unusable = (0 < generation && !published.contents.contains_key(&generation))
+            .then(|| format!("generation `{generation}` cannot be used"));
         PolicyStatus {
-            generation: current.as_ref().map_or(0, |it| it.number),
-            canary: canary.as_ref().map(|it| wire::Canary {
-                generation: it.entry.number,
-                percent: it.percent,
-                accepted,
-                asked,
-            }),
+            generation,
+            canary: trial.map(|it| it.0.clone()),
             history: history.iter().map(|it| it.number).collect(),
-            error: [trouble, unusable, error.clone(), held.clone()].into_iter().find_map(|it| it),
+            error: seen.trouble.clone().or(unusable).or_else(|| held.clone()),
         }
     }
 
@@ -213,31 +219,56 @@ impl Publisher {
     pub(crate) async fn change(&self, change: PolicyChange) -> Result<PolicyStatus, Error> {
         let _writing = self.writing.lock().await;
         self.refresh().await?;
-        let record = self.published.load().record.clone();
-        let ours = record.current.as_ref().map(|it| it.number);
-        match (change.rollback, record.canary.is_some()) {
-            (Some(number), false) if Some(number) == ours => return Ok(self.status()),
-            // What everybody else has is the one before.
-            (None, true) => self.stop("rolled back".to_owned()).await?,
-            (wanted, _) => {
-                let found = wanted.map_or_else(|| record.before(), |it| record.kept(it));
-                let to = found.cloned().ok_or(wanted.map_or(Error::NoneBefore, Error::NotKept))?;
-                let content = self.content(&to).await?;
-                let number = self.renew(&content, record, |it, n| it.roll_back(n, &to)).await?;
-                info!(number, to = to.number, "policy rolled back");
-            }
+        let mut record = self.published.borrow().record.clone();
+        record.roll_back(change.rollback)?;
+        if let Some(to) = record.current() {
+            self.content(to).await?.map_err(|it| Error::Unusable(to.number, it))?;
         }
+        self.write(record, None).await?;
         Ok(self.status())
     }
 
-    fn in_trouble(&self, error: Option<&Error>) {
-        let now = error.map(ToString::to_string);
-        let before = std::mem::replace(&mut *self.trouble.lock(), now.clone());
-        match now {
-            Some(error) if before.as_ref() != Some(&error) => {
-                warn!(error, "policy cannot be published");
-            }
-            _ => (),
+    /// One look at everything there is to do: works out what the record should be, and
+    /// replaces it once. Returns why what the source has is not taken.
+    async fn turn(
+        &self,
+        reading: Option<Reading>,
+        sidecars: &(impl Fn() -> Vec<Sidecar> + Send),
+    ) -> Result<Option<String>, Error> {
+        let _writing = self.writing.lock().await;
+        self.refresh().await?;
+        let (leads, canary) = (self.store.leads(), self.settings.canary);
+        let Published { mut record, contents, .. } = self.published.borrow().clone();
+        let usable = record.current().is_some_and(|it| contents.contains_key(&it.number));
+        let decided = match &reading {
+            Some(Ok(it)) if leads => record.decide(it, canary.map(|it| it.percent), usable),
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(_)) | None => Ok(()),
+        };
+        self.seen.lock().look(&mut record, sidecars, canary.map_or(WAIT, |it| it.wait));
+        if leads {
+            self.write(record, reading.and_then(Result::ok).as_deref()).await?;
+        }
+        Ok(decided.err())
+    }
+}
+
+impl Seen {
+    /// Asks the sidecars what is to be known of them.
+    fn look(&mut self, record: &mut Record, sidecars: &impl Fn() -> Vec<Sidecar>, wait: Duration) {
+        let now = clock::now();
+        let passed = |since: Instant| now.saturating_duration_since(since);
+        if let Some(trial) = &record.canary {
+            // Its time begins anew with us: those who are asked must find us first.
+            let known = self.trial.as_ref().filter(|_| trial.below.is_some());
+            let known = known.filter(|it| it.0.generation == trial.entry.number);
+            let since = known.map_or(now, |it| it.1);
+            let canary = record.judge(&sidecars(), wait <= passed(since));
+            self.trial = canary.map(|it| (it, since));
+        } else if self.numbers.is_none_or(|it| RAISE <= passed(it)) {
+            // Not during a trial: two numbers at once are one too many.
+            self.numbers = Some(now);
+            record.raise(&sidecars());
         }
     }
 }

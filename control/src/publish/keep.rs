@@ -1,160 +1,101 @@
 //! Keep: what is handed out, in the store.
 //!
-//! A generation's documents are kept before the record names them, and removed after it has
-//! ceased to: so what a record names is there.
+//! Documents are kept before the record names them, under a name that holds the number they
+//! are given and their digest. The record alone decides whether that number is theirs: two
+//! replicas that give the same one keep different names, and one of them loses.
+//!
+//! What the record has ceased to name is removed after it was replaced, and never what
+//! another replica is about to name. That is new, so its number is one above the record that
+//! the replica replaces: were it not above ours, that record would be an older one than
+//! ours, and could not be replaced any more.
+//!
+//! Documents that an earlier control kept under bare numbers are not found under these names:
+//! the source's are published again, as the next number, and the others are removed.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use remora::config::catalogue::Files;
 use tokio::task::spawn_blocking;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
-    Error, Published, Publisher,
-    content::Content,
-    envelope::Held,
+    Published, Publisher,
+    content::{Content, Reading},
     record::{Entry, Record},
 };
-use crate::store::{self, Expected, Key, Kind, Version};
-
-/// Numbers that are tried in a row; after a crash one may be taken and in nobody's use.
-const NUMBERS_MAX: usize = 64;
+use crate::store::{self, Expected, Kind};
 
 impl Publisher {
-    /// Keeps documents under the next number, and makes of the record what `change` does with
-    /// that.
-    pub(super) async fn renew(
-        &self,
-        content: &Arc<Content>,
-        mut record: Record,
-        change: impl FnOnce(&mut Record, u64),
-    ) -> Result<u64, Error> {
-        let number = self.keep(&record, content).await?;
-        change(&mut record, number);
-        self.write(record, Some(content)).await?;
-        Ok(number)
-    }
-
-    /// Keeps documents under the next number.
-    pub(super) async fn keep(&self, record: &Record, content: &Content) -> Result<u64, Error> {
-        let text = store::json(&content.files);
-        let mut taken = Ok(record.number);
-        for number in (record.number + 1..).take(NUMBERS_MAX) {
-            let put = self.store.put(&key(number), &text, &Expected::Absent).await;
-            match put {
-                Ok(_) => return Ok(number),
-                Err(error @ store::Error::Conflict(_)) => taken = Err(error.into()),
-                Err(error) => return Err(error.into()),
-            }
-            // From before a crash, and nobody was told of it.
-            let found = self.store.get(&key(number)).await?;
-            if found.is_some_and(|it| *it.value == text) {
-                return Ok(number);
+    /// Hands out what the store says, where that has changed; what of it cannot be used is
+    /// left out, so that sidecars keep what they have.
+    pub(super) async fn refresh(&self) -> Result<(), store::Error> {
+        let before = self.published.borrow().clone();
+        let found = self.store.get_json::<Record>(&Record::key()).await?;
+        let Some((record, version)) = found else { return Ok(()) };
+        if before.version.as_ref() == Some(&version) {
+            return Ok(());
+        }
+        let mut contents = BTreeMap::new();
+        for entry in record.canary.iter().map(|it| &it.entry).chain(record.current()) {
+            match self.content(entry).await? {
+                Ok(content) => contents.extend([(entry.number, content)]),
+                Err(error) => warn!(entry.number, error, "sidecars keep the policy they have"),
             }
         }
-        taken
+        info!(generations = ?contents.keys(), "policy handed out");
+        if let Some(reason) = record.held.as_ref().filter(|_| record.held != before.record.held) {
+            warn!(reason, "the newest documents are not what everybody gets");
+        }
+        self.published.send_replace(Published { record, version: Some(version), contents });
+        Ok(())
     }
 
-    /// Makes `record` what is handed out; `fresh` are documents it names that were not
-    /// handed out before.
+    /// Makes `record` what is handed out, where it is not; `content` is what it may have that
+    /// is new.
     pub(super) async fn write(
         &self,
         record: Record,
-        fresh: Option<&Arc<Content>>,
-    ) -> Result<(), Error> {
-        let expected = match &self.published.load().version {
-            Some(version) => Expected::Version(version.clone()),
-            None => Expected::Absent,
-        };
-        let text = store::json(&record);
-        let version = self.store.put(&state(), &text, &expected).await?;
-        self.adopt(record, version, fresh).await;
-        if let Err(error) = self.prune().await {
+        content: Option<&Content>,
+    ) -> Result<(), store::Error> {
+        let before = self.published.borrow().clone();
+        if record == before.record {
+            return Ok(());
+        }
+        let new = record.entries().find(|it| before.record.number < it.origin);
+        if let (Some(entry), Some(content)) = (new, content) {
+            self.store.put_json(&entry.key(), &content.files, Expected::Any).await?;
+        }
+        let expected = before.version.as_deref().map_or(Expected::Absent, Expected::Version);
+        self.store.put_json(&Record::key(), &record, expected).await?;
+        self.refresh().await?;
+        if let Err(error) = self.prune(&record).await {
             warn!(%error, "old policy is kept longer than it is of use");
         }
         Ok(())
     }
 
-    /// Hands out what the store says, where that has changed.
-    pub(super) async fn refresh(&self) -> Result<(), store::Error> {
-        let Some(entry) = self.store.get(&state()).await? else { return Ok(()) };
-        if self.published.load().version.as_ref() == Some(&entry.version) {
-            return Ok(());
+    /// The documents of a generation that was published, or why they cannot be used.
+    pub(super) async fn content(&self, entry: &Entry) -> Result<Reading, store::Error> {
+        if let Some(known) = self.published.borrow().contents.get(&entry.number) {
+            return Ok(Ok(Arc::clone(known)));
         }
-        let damaged = |error: serde_json::Error| store::Error::Failed {
-            verb: "read",
-            key: state(),
-            reason: error.to_string(),
+        let Some((kept, _)) = self.store.get(&entry.key()).await? else {
+            return Ok(Err("it is missing".to_owned()));
         };
-        let record = serde_json::from_slice(&entry.value).map_err(damaged)?;
-        self.adopt(record, entry.version, None).await;
-        Ok(())
+        let digest = entry.digest.clone();
+        let read = spawn_blocking(move || Content::kept(&kept, &digest)).await;
+        Ok(read.unwrap_or_else(|it| Err(it.to_string())))
     }
 
-    /// Hands out what `record` names; what of it cannot be used is left out, so that
-    /// sidecars keep what they have.
-    async fn adopt(&self, record: Record, version: Version, fresh: Option<&Arc<Content>>) {
-        let before = self.published.load_full();
-        let mut held = [None, None];
-        let trial = record.canary.as_ref().map(|it| &it.entry);
-        for (held, entry) in held.iter_mut().zip([record.current.as_ref(), trial]) {
-            let Some(entry) = entry else { continue };
-            let known = before.current.iter().chain(&before.canary);
-            if let Some(it) = known.clone().find(|it| it.number == entry.number) {
-                *held = Some(Arc::clone(it));
-                continue;
-            }
-            let mut contents = fresh.into_iter().chain(known.map(|it| &it.content));
-            let content = match contents.find(|it| it.digest == entry.digest) {
-                Some(it) => Ok(Arc::clone(it)),
-                None => self.content(entry).await,
-            };
-            match content {
-                Ok(content) => *held = Some(Arc::new(Held::new(entry.number, content))),
-                Err(error) => warn!(%error, "sidecars keep the policy they have"),
-            }
-        }
-        let [current, canary] = held;
-        let published = Published { record, version: Some(version), current, canary };
-        self.published.store(Arc::new(published));
-        self.changes.send_modify(|it| *it += 1);
-    }
-
-    /// The documents of a generation that was published.
-    pub(super) async fn content(&self, entry: &Entry) -> Result<Arc<Content>, Error> {
-        let Entry { number, digest, .. } = entry;
-        let unusable = |reason: String| Error::Unusable(*number, reason);
-        let found = self.store.get(&key(*number)).await?;
-        let found = found.ok_or_else(|| unusable("it is missing".to_owned()))?;
-        let files = serde_json::from_slice(&found.value);
-        let files = files.map_err(|it| unusable(it.to_string()))?;
-        let read = spawn_blocking(move || Content::read(&Files::new(&files))).await;
-        let content = read.map_err(|it| unusable(it.to_string()))?.map_err(unusable)?;
-        if content.digest != *digest {
-            return Err(unusable("it is damaged".to_owned()));
-        }
-        Ok(Arc::new(content))
-    }
-
-    /// Removes the generations that nobody can return to. Those above the current one may be
-    /// another replica's that is about to name them.
-    async fn prune(&self) -> Result<(), store::Error> {
-        let published = self.published.load_full();
-        let current = published.record.current.as_ref().map_or(0, |it| it.number);
-        for name in self.store.list(Kind::Generation).await? {
-            let number = name.parse().ok().filter(|it| *it < current);
-            if let Some(number) = number.filter(|it| !published.record.names(*it)) {
-                let _was_there = self.store.remove(&key(number)).await?;
+    /// Removes the documents that nobody can return to.
+    async fn prune(&self, record: &Record) -> Result<(), store::Error> {
+        for name in self.store.list(Kind::GENERATION).await? {
+            let origin: Option<u64> = name.split('-').next().and_then(|it| it.parse().ok());
+            let is_old = origin.is_some_and(|it| it <= record.number);
+            let key = Kind::GENERATION.key(name);
+            if is_old && record.entries().all(|it| it.key() != key) {
+                self.store.remove(&key).await?;
             }
         }
         Ok(())
     }
-}
-
-fn state() -> Key {
-    Kind::State.key("policy")
-}
-
-fn key(number: u64) -> Key {
-    Kind::Generation.key(number.to_string())
 }

@@ -2,11 +2,31 @@
 //!
 //! Pure: what happens to a generation is a change of this, and the store keeps it. A number
 //! is given once and never means other documents than it did.
+//!
+//! A new generation may be tried by some sidecars first. A sidecar is in one of [`BUCKETS`]
+//! by its name, so that every replica asks the same ones without a word; of those that are
+//! connected, one is asked at least. Nobody to ask is no reason to go on: the first to
+//! connect is asked, and it is a matter of milliseconds.
 
+use aws_lc_rs::digest::{SHA256, digest};
+use remora::sync::wire::{self, Sidecar};
 use serde::{Deserialize, Serialize};
 
+use super::{Error, content::Content};
+use crate::store::{Key, Kind};
+
 /// Generations that can be returned to, the current one among them.
-pub(super) const HISTORY_MAX: usize = 10;
+const HISTORY_MAX: usize = 10;
+
+/// Sidecars fall into so many, of which a percentage takes the lowest ones.
+const BUCKETS: u32 = 10_000;
+
+/// How far above ours a sidecar's number is believed, or one of them could use all up.
+const LEAP_MAX: u64 = 1_000_000;
+
+/// Why a source that has nothing is not taken.
+const EMPTY: &str = "the policy folder is empty, which is not taken for an order to forget all\n\
+                     hint: leave a file with a comment in it";
 
 /// What is handed out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,18 +34,14 @@ pub(super) const HISTORY_MAX: usize = 10;
 pub(super) struct Record {
     /// The highest number that was given, or that a sidecar has.
     pub(super) number: u64,
-    /// What everybody gets.
-    pub(super) current: Option<Entry>,
+    /// What everybody gets, and behind it what everybody got, newest first.
+    pub(super) history: Vec<Entry>,
     /// What only some get as yet.
     pub(super) canary: Option<Trial>,
-    /// Newest first, the current one among them.
-    pub(super) history: Vec<Entry>,
     /// Digest of the source's content that was decided upon last.
     pub(super) source: String,
     /// Why that is not what everybody gets.
     pub(super) held: Option<String>,
-    /// Why the source's newest content was refused.
-    pub(super) error: Option<String>,
 }
 
 /// A generation.
@@ -48,171 +64,200 @@ pub(super) struct Trial {
     pub(super) percent: u8,
     /// The sidecars whose bucket is below get it; `None` as long as there was nobody to ask.
     pub(super) below: Option<u32>,
-    /// Those that an earlier trial gave a higher number than everybody's are below this; they
-    /// get it at once, for theirs must not go down.
-    pub(super) floor: u32,
 }
 
 impl Record {
-    /// New documents: on trial, or for everybody.
-    pub(super) fn publish(&mut self, number: u64, digest: &str, percent: Option<u8>) {
-        self.decided(digest);
-        self.number = number;
-        let entry = Entry { number, origin: number, digest: digest.to_owned() };
+    /// Where the record is kept.
+    pub(super) fn key() -> Key {
+        Kind::STATE.key("policy")
+    }
+
+    /// What everybody gets.
+    pub(super) fn current(&self) -> Option<&Entry> {
+        self.history.first()
+    }
+
+    /// What anybody may get, or return to.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.canary.iter().map(|it| &it.entry).chain(&self.history)
+    }
+
+    /// What a sidecar is to get; behind it what it gets where that cannot be used.
+    pub(super) fn offers(&self, id: &str, instance: &str) -> impl Iterator<Item = &Entry> {
+        let trial = self.canary.iter().filter(|it| it.asks(id, instance));
+        trial.map(|it| &it.entry).chain(self.current())
+    }
+
+    /// The source has this, and it is good: what was not decided upon is published, on trial
+    /// for `percent` or for everybody. A current generation that is not `usable` any more is
+    /// as good as none.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not taken.
+    pub(super) fn decide(
+        &mut self,
+        content: &Content,
+        percent: Option<u8>,
+        usable: bool,
+    ) -> Result<(), String> {
+        let has_it = self.current().filter(|_| usable).map(|it| it.digest == content.digest);
+        match has_it {
+            Some(_) if self.source == content.digest => return Ok(()),
+            Some(false) if content.files.is_empty() => return Err(EMPTY.to_owned()),
+            _ => (),
+        }
+        self.source.clone_from(&content.digest);
+        self.held = None;
+        if self.canary.is_some() {
+            // Whoever has that goes back to what everybody has: their number must not go down.
+            self.give_again();
+        }
+        if has_it == Some(true) {
+            return Ok(());
+        }
+        self.number += 1;
+        let (number, digest) = (self.number, content.digest.clone());
+        let entry = Entry { number, origin: number, digest };
         // The first ones are for everybody: there is nothing else to have.
-        match percent.filter(|_| self.current.is_some()) {
-            Some(percent) => {
-                let before = self.canary.take();
-                let floor = before.map_or(0, |it| it.floor.max(it.below.unwrap_or(0)));
-                self.canary = Some(Trial { entry, percent, below: None, floor });
-            }
+        match percent.filter(|_| has_it.is_some()) {
+            Some(percent) => self.canary = Some(Trial { entry, percent, below: None }),
             None => self.make_current(entry),
         }
+        Ok(())
     }
 
-    /// The trial went well.
-    pub(super) fn promote(&mut self) {
-        if let Some(trial) = self.canary.take() {
-            self.make_current(trial.entry);
+    /// Does what the sidecars say about the trial, and tells how it goes; `is_late` when they
+    /// have had their time.
+    pub(super) fn judge(&mut self, sidecars: &[Sidecar], is_late: bool) -> Option<wire::Canary> {
+        let trial = self.canary.as_mut()?;
+        let (generation, percent) = (trial.entry.number, trial.percent);
+        let is_late = is_late && trial.below.is_some();
+        trial.below = trial.below.or_else(|| trial.ask(sidecars));
+        let took = |it: &Sidecar| it.report.policy.accepted == generation;
+        let asked = sidecars.iter().filter(|it| trial.asks(&it.id, &it.report.instance));
+        let refusal = asked.clone().filter(|it| !took(it)).find_map(|it| {
+            let policy = &it.report.policy;
+            let reason = policy.error.as_ref().filter(|_| policy.received == generation)?;
+            Some(format!("{} refused it: {reason}", named(it)))
+        });
+        let connected = asked.filter(|it| it.connected);
+        let (took, silent): (Vec<_>, Vec<_>) = connected.partition(|it| took(it));
+        let (accepted, asked) = (took.len(), took.len() + silent.len());
+        if let Some(reason) = refusal {
+            self.stop(&reason);
+        } else if 0 < accepted && silent.is_empty() {
+            let entry = trial.entry.clone();
+            self.make_current(entry);
+        } else if is_late {
+            self.stop(&silent.first().map_or("who was asked is gone".to_owned(), |it| {
+                format!("{} did not say in time what it makes of it", named(it))
+            }));
+        }
+        Some(wire::Canary { generation, percent, accepted, asked })
+    }
+
+    /// Goes above the numbers that sidecars have, which an earlier store gave them.
+    pub(super) fn raise(&mut self, sidecars: &[Sidecar]) {
+        let policies = sidecars.iter().map(|it| &it.report.policy);
+        let numbers = policies.map(|it| it.received.max(it.accepted));
+        let most = self.number.saturating_add(LEAP_MAX);
+        let highest = numbers.filter(|it| *it <= most).max();
+        if let Some(number) = highest.filter(|it| self.number < *it) {
+            self.number = number;
+            self.give_again();
         }
     }
 
-    /// The trial did not go well: who has its documents gets the old ones, as `number`.
-    pub(super) fn stop(&mut self, number: u64, why: Option<String>) {
-        self.canary = None;
-        self.held = why;
-        self.renumber(number);
-    }
-
-    /// Gives the current documents another number, of which there is no other use.
-    pub(super) fn renumber(&mut self, number: u64) {
-        self.number = number;
-        if let Some(current) = &mut self.current {
-            self.history.retain(|it| it.number != current.number);
-            current.number = number;
-            self.history.insert(0, current.clone());
+    /// Returns to generation `wanted`, or to the one before, until the source's content
+    /// changes.
+    pub(super) fn roll_back(&mut self, wanted: Option<u64>) -> Result<(), Error> {
+        let current = self.current();
+        let before = self.history.iter().filter(|it| Some(it.origin) < current.map(|it| it.origin));
+        let to = match wanted {
+            Some(number) => self.history.iter().find(|it| it.number == number),
+            // What everybody else has is the one before.
+            None if self.canary.is_some() => current,
+            None => before.max_by_key(|it| it.origin),
+        };
+        let to = to.cloned().ok_or(wanted.map_or(Error::NoneBefore, Error::NotKept))?;
+        if self.canary.is_none() && Some(&to) == current {
+            return Ok(());
         }
-    }
-
-    /// Returns to the documents of `to`, as `number`, until the source's content changes.
-    pub(super) fn roll_back(&mut self, number: u64, to: &Entry) {
-        self.number = number;
         self.held = Some(format!(
-            "rolled back: generation {number} has the documents of generation {}\n\
+            "rolled back: generation {} has the documents of generation {}\n\
              hint: change the folder's documents to publish them again",
+            self.number + 1,
             to.number
         ));
-        self.make_current(Entry { number, ..to.clone() });
+        self.give(to);
+        Ok(())
     }
 
-    /// The source's content is this, and it is good.
-    pub(super) fn decided(&mut self, digest: &str) {
-        self.error = None;
-        if self.source != digest {
-            digest.clone_into(&mut self.source);
-            self.held = None;
+    /// Ends the trial: all get the current documents, with a number above everybody's.
+    fn stop(&mut self, reason: &str) {
+        let stopped = self.canary.take().map_or(0, |it| it.entry.number);
+        self.held = Some(format!(
+            "generation {stopped} was stopped: {reason}\n\
+             hint: correct the documents; who had them has the ones before again"
+        ));
+        self.give_again();
+    }
+
+    /// Everybody gets the documents of `entry`, with a number that nobody has.
+    fn give(&mut self, entry: Entry) {
+        self.number += 1;
+        self.make_current(Entry { number: self.number, ..entry });
+    }
+
+    fn give_again(&mut self) {
+        if let Some(current) = self.current().cloned() {
+            self.give(current);
         }
-    }
-
-    /// The generation of this number, if it is still there.
-    pub(super) fn kept(&self, number: u64) -> Option<&Entry> {
-        self.history.iter().find(|it| it.number == number)
-    }
-
-    /// The one before the current one.
-    pub(super) fn before(&self) -> Option<&Entry> {
-        let current = self.current.as_ref()?;
-        self.history.iter().filter(|it| it.origin < current.origin).max_by_key(|it| it.origin)
-    }
-
-    /// Whether anybody may still get the generation `number`.
-    pub(super) fn names(&self, number: u64) -> bool {
-        let trial = self.canary.as_ref().is_some_and(|it| it.entry.number == number);
-        trial || self.kept(number).is_some()
     }
 
     fn make_current(&mut self, entry: Entry) {
         self.canary = None;
-        self.history.insert(0, entry.clone());
+        self.history.insert(0, entry);
+        // The same documents twice in a row are of no use.
+        self.history.dedup_by_key(|it| it.origin);
         self.history.truncate(HISTORY_MAX);
-        self.current = Some(entry);
     }
+}
+
+impl Entry {
+    /// Where its documents are kept. All that have them share it, and it is nobody else's: of
+    /// two replicas that give one number, one will not be heard.
+    pub(super) fn key(&self) -> Key {
+        Kind::GENERATION.key(format!("{}-{:.16}", self.origin, self.digest))
+    }
+}
+
+impl Trial {
+    /// Whether a sidecar is to get it.
+    fn asks(&self, id: &str, instance: &str) -> bool {
+        self.below.is_some_and(|it| bucket(id, instance) < it)
+    }
+
+    /// Up to which bucket to ask those that are connected.
+    fn ask(&self, sidecars: &[Sidecar]) -> Option<u32> {
+        let connected = sidecars.iter().filter(|it| it.connected);
+        let least = connected.map(|it| bucket(&it.id, &it.report.instance)).min()?;
+        let share = u32::from(self.percent) * (BUCKETS / 100);
+        Some(share.max(least + 1))
+    }
+}
+
+/// The bucket of a sidecar.
+fn bucket(id: &str, instance: &str) -> u32 {
+    let digest = digest(&SHA256, format!("{id}\n{instance}").as_bytes());
+    let bytes = digest.as_ref().first_chunk().copied().unwrap_or_default();
+    u32::from_be_bytes(bytes) % BUCKETS
+}
+
+fn named(sidecar: &Sidecar) -> String {
+    format!("`{}` ({})", sidecar.id, sidecar.report.instance)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, option, prelude::*};
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Publish(Option<u8>),
-        Ask(u32),
-        Promote,
-        Stop,
-        Renumber(u64),
-        RollBack(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            3 => option::of(1..100_u8).prop_map(Step::Publish),
-            3 => (0..10_000_u32).prop_map(Step::Ask),
-            1 => Just(Step::Promote),
-            1 => Just(Step::Stop),
-            1 => (0..5_u64).prop_map(Step::Renumber),
-            1 => (0..HISTORY_MAX).prop_map(Step::RollBack),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_sidecar_ever_gets_a_lower_number(steps in vec(step(), 0..40)) {
-            let mut record = Record::default();
-            let mut before = vec![0; 30];
-            let mut documents: Vec<(u64, String)> = Vec::new();
-            for (index, step) in steps.into_iter().enumerate() {
-                apply(&mut record, &step, index);
-                let trial = record.canary.as_ref();
-                let now: Vec<_> = (0..30).map(|it| {
-                    let tries = trial.filter(|trial| trial.asks("id", &it.to_string()));
-                    tries.map(|it| &it.entry).or(record.current.as_ref()).map_or(0, |it| it.number)
-                }).collect();
-                prop_assert!(before.iter().zip(&now).all(|(a, b)| a <= b), "{before:?} {now:?}");
-                prop_assert!(now.iter().all(|it| *it <= record.number));
-                before = now;
-                // A number never means other documents than it did.
-                for Entry { number, digest, .. } in record.history.iter().chain(trial.map(|it| &it.entry)) {
-                    let known = documents.iter().find(|(it, _)| it == number);
-                    prop_assert!(known.is_none_or(|(_, it)| it == digest));
-                    documents.push((*number, digest.clone()));
-                }
-                prop_assert!(record.history.len() <= HISTORY_MAX);
-                prop_assert_eq!(record.history.first(), record.current.as_ref());
-            }
-        }
-    }
-
-    /// What the publisher does, and when.
-    fn apply(record: &mut Record, step: &Step, index: usize) {
-        let next = record.number + 1;
-        match step {
-            Step::Publish(percent) => record.publish(next, &index.to_string(), *percent),
-            Step::Ask(below) => {
-                if let Some(trial) = record.canary.as_mut().filter(|it| it.below.is_none()) {
-                    trial.below = Some(trial.floor.max(*below));
-                }
-            }
-            Step::Promote => record.promote(),
-            Step::Stop if record.canary.is_some() => record.stop(next, None),
-            Step::Renumber(above) if record.canary.is_none() => record.renumber(next + above),
-            Step::RollBack(at) => {
-                if let Some(to) = record.history.get(*at).cloned() {
-                    record.roll_back(next, &to);
-                }
-            }
-            Step::Stop | Step::Renumber(_) => (),
-        }
-    }
-}
+mod tests;

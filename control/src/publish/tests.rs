@@ -9,8 +9,8 @@ use remora_certs::{
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{content::Content, source::Reading, *};
-use crate::store::{Folder, Kind};
+use super::*;
+use crate::store::{Folder, Kind, Objects as _};
 
 #[tokio::test]
 async fn a_change_of_the_folder_is_handed_out_within_a_second() {
@@ -133,9 +133,7 @@ async fn a_rollback_is_a_new_number_that_holds_until_the_folder_changes() {
     // The folder still has what was returned from, for us and for who comes after us.
     drop(running);
     let (publisher, _running) = bench.start(None).await;
-    let turns = &mut Turns::default();
-    let reading = Arc::new(Content::read(&Files::read(bench.policy.path())).map(Arc::new));
-    publisher.turn(Some(reading), &Vec::new, turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
     assert_eq!(publisher.status().generation, 5);
     bench.write("a.yaml", &workload("shop", "four"));
     eventually(&publisher, || shop(&publisher, "1").filter(|it| it.number == 6)).await;
@@ -150,12 +148,11 @@ async fn after_a_restart_the_same_content_has_the_same_number() {
     let publisher = bench.publisher(None).await;
     assert_eq!(status(&publisher), (2, vec![2, 1], None));
     assert!(shop(&publisher, "1").unwrap().files["a.yaml"].contains("two"));
-    let turns = &mut Turns::default();
-    publisher.turn(Some(bench.reading()), &Vec::new, turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
     assert_eq!(publisher.status().generation, 2);
     // What was changed meanwhile is noticed.
     bench.write("a.yaml", &workload("shop", "three"));
-    publisher.turn(Some(bench.reading()), &Vec::new, turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
     assert_eq!(publisher.status().generation, 3);
 }
 
@@ -167,49 +164,66 @@ async fn the_last_ten_generations_are_kept() {
     let (publisher, _running) = bench.published(&names).await;
     let history: Vec<_> = (3..=12).rev().collect();
     assert_eq!(status(&publisher), (12, history, None));
-    assert_eq!(bench.store().list(Kind::Generation).await.unwrap().len(), 10);
+    assert_eq!(bench.store().list(Kind::GENERATION).await.unwrap().len(), 10);
 }
 
 #[tokio::test]
-async fn a_crash_between_the_documents_and_the_record_costs_at_most_a_number() {
+async fn a_crash_between_the_documents_and_the_record_costs_nothing() {
     let bench = Bench::new();
-    let (publisher, running) = bench.published(&["one"]).await;
+    let (_, running) = bench.published(&["one"]).await;
     drop(running);
-    // Number 2 was kept, and not named any more.
-    let two = Content::read(&Files::new(&[("a.yaml".into(), workload("shop", "two"))].into()));
-    assert_eq!(publisher.keep(&publisher.published.load().record, &two.unwrap()).await.unwrap(), 2);
+    // Others were kept as number 2, and not named any more.
+    bench.keep("2-two").await;
     bench.write("a.yaml", &workload("shop", "three"));
     let publisher = bench.publisher(None).await;
     assert_eq!(publisher.status().generation, 1);
-    publisher.turn(Some(bench.reading()), &Vec::new, &mut Turns::default()).await.unwrap();
-    assert_eq!(status(&publisher), (3, vec![3, 1], None));
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
+    assert_eq!(status(&publisher), (2, vec![2, 1], None));
     assert!(shop(&publisher, "1").unwrap().files["a.yaml"].contains("three"));
-    assert_eq!(bench.store().list(Kind::Generation).await.unwrap(), ["1", "3"]);
+    let kept = bench.store().list(Kind::GENERATION).await.unwrap();
+    assert_eq!(kept.len(), 2);
+    assert!(kept[0].starts_with("1-") && kept[1].starts_with("2-") && kept[1] != "2-two");
+}
+
+#[tokio::test]
+async fn what_another_replica_is_about_to_name_is_not_removed() {
+    let bench = Bench::new();
+    let (publisher, _running) = bench.published(&["one"]).await;
+    // It read the record when its number was 2, or was 1.
+    let (late, next) = ("2-abc", "3-abc");
+    for name in [late, next] {
+        bench.keep(name).await;
+    }
+    bench.write("a.yaml", &workload("shop", "two"));
+    eventually(&publisher, || shop(&publisher, "1").filter(|it| it.number == 2)).await;
+    let kept = bench.store().list(Kind::GENERATION).await.unwrap();
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert_eq!(kept[2], next);
+    assert!(!kept.iter().any(|it| it == late));
 }
 
 #[tokio::test]
 async fn numbers_go_above_what_a_sidecar_has_and_no_liar_can_use_them_up() {
     let bench = Bench::new();
     let publisher = bench.publisher(None).await;
-    let turns = &mut Turns::default();
-    publisher.turn(Some(bench.reading()), &Vec::new, turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
     bench.write("a.yaml", &workload("shop", "one"));
-    publisher.turn(Some(bench.reading()), &Vec::new, turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
     assert_eq!(publisher.status().generation, 2);
-    publisher.higher(u64::MAX);
-    publisher.turn(None, &Vec::new, turns).await.unwrap();
+    let heard = |numbers: &'static [u64]| {
+        move || numbers.iter().map(|it| sidecar(0, *it, None)).collect::<Vec<_>>()
+    };
+    publisher.turn(None, &heard(&[u64::MAX])).await.unwrap();
     assert_eq!(publisher.status().generation, 2);
-    publisher.higher(57);
-    publisher.turn(None, &Vec::new, turns).await.unwrap();
+    publisher.seen.lock().numbers = None;
+    publisher.turn(None, &heard(&[u64::MAX, 57, 3])).await.unwrap();
     assert_eq!(status(&publisher), (58, vec![58, 1], None));
     assert_eq!(shop(&publisher, "1").unwrap().number, 58);
     // Not again before its time.
-    publisher.higher(58);
-    publisher.higher(70);
-    publisher.turn(None, &Vec::new, turns).await.unwrap();
+    publisher.turn(None, &heard(&[58, 70])).await.unwrap();
     assert_eq!(publisher.status().generation, 58);
-    turns.raised = None;
-    publisher.turn(None, &Vec::new, turns).await.unwrap();
+    publisher.seen.lock().numbers = None;
+    publisher.turn(None, &heard(&[58, 70])).await.unwrap();
     assert_eq!(status(&publisher), (71, vec![71, 1], None));
 }
 
@@ -233,11 +247,12 @@ async fn what_cannot_be_used_any_more_is_published_anew() {
     let bench = Bench::new();
     let (_, running) = bench.published(&["one"]).await;
     drop(running);
-    bench.store().put(&Kind::Generation.key("1"), b"[]", &store::Expected::Any).await.unwrap();
+    let [name] = &bench.store().list(Kind::GENERATION).await.unwrap()[..] else { panic!() };
+    bench.keep(name).await;
     let publisher = bench.publisher(None).await;
     assert_eq!(shop(&publisher, "1"), None);
     assert_eq!(publisher.status().error.unwrap(), "generation `1` cannot be used");
-    publisher.turn(Some(bench.reading()), &Vec::new, &mut Turns::default()).await.unwrap();
+    publisher.turn(Some(bench.reading()), &Vec::new).await.unwrap();
     assert_eq!(shop(&publisher, "1").unwrap().number, 2);
 }
 
@@ -251,7 +266,7 @@ async fn a_store_that_says_no_changes_nothing_and_is_said() {
     fs::write(&generations, "").unwrap();
     bench.write("a.yaml", &workload("shop", "two"));
     let error = eventually(&publisher, || publisher.status().error).await;
-    assert!(error.contains("`generation/2`"), "{error}");
+    assert!(error.contains("`generation/2-"), "{error}");
     assert_eq!(shop(&publisher, "1").unwrap().number, 1);
     fs::remove_file(&generations).unwrap();
     fs::rename(bench.dir.path().join("aside"), &generations).unwrap();
@@ -263,25 +278,24 @@ async fn a_store_that_says_no_changes_nothing_and_is_said() {
 async fn a_canary_is_promoted_when_those_asked_have_taken_it() {
     let bench = Bench::new();
     let publisher = bench.publisher(CANARY).await;
-    let turns = &mut Turns::default();
     let fleet = |accepted| (0..10).map(|it| sidecar(it, accepted, None)).collect::<Vec<_>>();
     bench.write("a.yaml", &workload("shop", "one"));
     // The first is for all at once.
-    publisher.turn(Some(bench.reading()), &|| fleet(0), turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &|| fleet(0)).await.unwrap();
     assert_eq!((publisher.status().generation, publisher.status().canary), (1, None));
     bench.write("a.yaml", &workload("shop", "two"));
-    publisher.turn(Some(bench.reading()), &|| fleet(1), turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &|| fleet(1)).await.unwrap();
     let numbers = numbers(&publisher);
     let asked = numbers.iter().filter(|it| **it == 2).count();
     assert!(0 < asked && asked < 10, "{numbers:?}");
-    publisher.turn(None, &|| fleet(1), turns).await.unwrap();
+    publisher.turn(None, &|| fleet(1)).await.unwrap();
     let canary = wire::Canary { generation: 2, percent: 20, accepted: 0, asked };
     assert_eq!((publisher.status().generation, publisher.status().canary), (1, Some(canary)));
     // One after the other took it.
     let some = || fleet(1).into_iter().skip(1).chain([sidecar(0, 2, None)]).collect();
-    publisher.turn(None, &some, turns).await.unwrap();
+    publisher.turn(None, &some).await.unwrap();
     assert_eq!(publisher.status().generation, if asked == 1 && numbers[0] == 2 { 2 } else { 1 });
-    publisher.turn(None, &|| fleet(2), turns).await.unwrap();
+    publisher.turn(None, &|| fleet(2)).await.unwrap();
     assert_eq!(status(&publisher), (2, vec![2, 1], None));
     assert_eq!(self::numbers(&publisher), [2; 10]);
 }
@@ -290,19 +304,17 @@ async fn a_canary_is_promoted_when_those_asked_have_taken_it() {
 async fn a_canary_that_one_refuses_is_stopped_and_not_tried_again() {
     let bench = Bench::new();
     let publisher = bench.publisher(CANARY).await;
-    let turns = &mut Turns::default();
     for name in ["one", "two"] {
         bench.write("a.yaml", &workload("shop", name));
         let fleet = || (0..10).map(|it| sidecar(it, 1, None)).collect();
-        publisher.turn(Some(bench.reading()), &fleet, turns).await.unwrap();
+        publisher.turn(Some(bench.reading()), &fleet).await.unwrap();
     }
     let asked = numbers(&publisher).iter().position(|it| *it == 2).unwrap();
     // Who takes over in the midst of it goes on with it.
     let publisher = bench.publisher(CANARY).await;
-    let turns = &mut Turns::default();
     let refusal = Some("a.yaml:1:1: wrong");
     let fleet = || (0..10).map(|it| sidecar(it, 1, refusal.filter(|_| it == asked))).collect();
-    publisher.turn(Some(bench.reading()), &fleet, turns).await.unwrap();
+    publisher.turn(Some(bench.reading()), &fleet).await.unwrap();
     let (generation, history, error) = status(&publisher);
     assert_eq!((generation, history), (3, vec![3]));
     let error = error.unwrap();
@@ -315,7 +327,7 @@ async fn a_canary_that_one_refuses_is_stopped_and_not_tried_again() {
     // The folder still has it, for us and for who comes after us.
     for _ in 0..2 {
         let publisher = bench.publisher(CANARY).await;
-        publisher.turn(Some(bench.reading()), &fleet, &mut Turns::default()).await.unwrap();
+        publisher.turn(Some(bench.reading()), &fleet).await.unwrap();
         assert_eq!(publisher.status().generation, 3);
         assert!(publisher.status().error.unwrap().starts_with("generation 2 was stopped"));
     }
@@ -328,16 +340,15 @@ async fn a_canary_ends_with_a_rollback_or_when_the_folder_returns_to_what_all_ha
         let dir = tempfile::tempdir().unwrap();
         let bench = Bench { dir, policy: tempfile::tempdir().unwrap() };
         let publisher = bench.publisher(CANARY).await;
-        let turns = &mut Turns::default();
         let fleet = || (0..10).map(|it| sidecar(it, 1, None)).collect();
         for name in ["one", "two"] {
             bench.write("a.yaml", &workload("shop", name));
-            publisher.turn(Some(bench.reading()), &fleet, turns).await.unwrap();
+            publisher.turn(Some(bench.reading()), &fleet).await.unwrap();
         }
         assert!(publisher.status().canary.is_some());
         if returns {
             bench.write("a.yaml", &workload("shop", "one"));
-            publisher.turn(Some(bench.reading()), &fleet, turns).await.unwrap();
+            publisher.turn(Some(bench.reading()), &fleet).await.unwrap();
         } else {
             publisher.change(PolicyChange { rollback: None }).await.unwrap();
         }
@@ -360,7 +371,7 @@ async fn a_thousand_workloads_get_an_envelope_each() {
     let begun = clock::now();
     let reading = bench.reading();
     let read = begun.elapsed();
-    publisher.turn(Some(reading), &Vec::new, &mut Turns::default()).await.unwrap();
+    publisher.turn(Some(reading), &Vec::new).await.unwrap();
     let (signer, _) = signer();
     let begun = clock::now();
     let envelopes: Vec<_> = (0..1_000)
@@ -410,11 +421,17 @@ impl Bench {
     }
 
     fn reading(&self) -> Reading {
-        Arc::new(Content::read(&Files::read(self.policy.path())).map(Arc::new))
+        Content::read(&Files::read(self.policy.path()))
     }
 
-    fn store(&self) -> Store {
-        Store::Folder(Folder::new(self.dir.path()))
+    /// Keeps documents that no record names.
+    async fn keep(&self, name: &str) {
+        let key = Kind::GENERATION.key(name);
+        self.store().put(&key, b"[]", store::Expected::Any).await.unwrap();
+    }
+
+    fn store(&self) -> Folder {
+        Folder::new(self.dir.path())
     }
 
     async fn publisher(&self, canary: Option<Canary>) -> Arc<Publisher> {
@@ -431,10 +448,9 @@ impl Bench {
     /// A publisher at work that has published these, one after the other.
     async fn published(&self, names: &[&str]) -> (Arc<Publisher>, Running) {
         let publisher = self.publisher(None).await;
-        let turns = &mut Turns::default();
         for name in names {
             self.write("a.yaml", &workload("shop", name));
-            publisher.turn(Some(self.reading()), &Vec::new, turns).await.unwrap();
+            publisher.turn(Some(self.reading()), &Vec::new).await.unwrap();
         }
         self.start(None).await
     }
@@ -462,8 +478,8 @@ fn status(publisher: &Publisher) -> (u64, Vec<u64>, Option<String>) {
 }
 
 fn shop(publisher: &Publisher, instance: &str) -> Option<Generation> {
-    let envelope = publisher.envelope(&SHOP.parse().unwrap(), instance, &[], &signer().0)?;
-    Some(serde_json::from_str(&envelope.payload).unwrap())
+    let sent = publisher.envelope(&SHOP.parse().unwrap(), instance, &[], &signer().0)?;
+    Some(serde_json::from_str(&sent.payload).unwrap())
 }
 
 /// The number that each of ten instances gets.
