@@ -1,234 +1,119 @@
-//! Kubernetes: the API server as control uses it: few kinds of object, and bounded calls.
+//! Kubernetes: what control is told of a cluster, and how it begins in one.
 //!
-//! Each call has a deadline, and is made again a few times where the API server is busy or
-//! cannot be reached. What control runs on is what it has read last: an API server that is
-//! away changes nothing of it.
-//!
-//! | object | for |
-//! |---|---|
-//! | Secrets and ConfigMaps `remora-KIND-NAME` | the store ([`crate::store::Kubernetes`]) |
-//! | Lease `remora-control` | which replica leads ([`lease`]) |
-//! | ConfigMaps labelled `remora.dev/policy: "true"` | policy, each key a file ([`follow`]) |
-//! | ConfigMap `remora-bundle` | whom to trust, for others to read ([`bundle`]) |
-//! | TokenReview | whose a token is ([`review`]) |
+//! The first authority, where nobody has begun one yet, is that of a Secret of cert-manager's
+//! shape, or a new one. The key of a new root is dropped, so that nothing in the cluster can
+//! sign another issuer; the next one comes with a root of its own, by `rotate --root`.
 
-mod begin;
-mod bundle;
-mod connect;
-mod follow;
-mod lease;
-mod review;
+use std::{sync::Arc, time::Duration};
 
-use std::{
-    collections::BTreeMap,
-    error::Error as _,
-    fmt,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject},
-    core::NamespaceResourceScope,
-};
+use clap::Args;
 use remora::{
     clock,
     drain::{self, Drain},
-    resilience::backoff,
     telemetry::words,
 };
-use tokio::{
-    sync::{Semaphore, watch},
-    time::{sleep, timeout},
+use remora_certs::authority::{self, Authority, Lives, Pem};
+use remora_kubernetes::{HINT, Place};
+
+use crate::{
+    issuing::{self, Issuing, Live, Names},
+    publish::Source,
 };
 
-pub(crate) use self::{
-    begin::{Error, First},
-    bundle::keep as keep_bundle,
-    connect::Options,
-    review::Refused,
-};
+pub(crate) use remora_kubernetes::{Cluster, Error, Refused};
 
-/// The label that says of which kind an object of the store is.
-pub(crate) const KIND: &str = "remora.dev/kind";
-
-/// What selects the documents of policy.
-const POLICY: &str = "remora.dev/policy=true";
+/// The Lease of the replica that leads.
+const LEASE: &str = "remora-control";
 
 /// What selects the records that replicas change in turn.
 const RECORDS: &str = "remora.dev/kind=state";
 
-/// How long one try of a call may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What selects the documents of policy.
+const POLICY: &str = "remora.dev/policy=true";
 
-/// How often a call is tried.
-const TRIES: u8 = 4;
+/// What to do about an authority that cannot sign.
+const DAMAGED: &str = "`kubectl get secrets -l remora.dev/kind=authority` shows issuers";
 
-/// How long to wait between tries.
-const BACKOFF: backoff::Config =
-    backoff::Config { base: Duration::from_millis(200), max: Duration::from_secs(2) };
+/// What to do about a Secret with which nothing can begin.
+const UNFIT: &str = "--issuer-secret takes a cert-manager Certificate's with `isCA: true`";
 
-/// The API server, and the namespace that is control's own.
-pub(crate) struct Cluster {
-    client: Client,
-    namespace: String,
-    /// Another one for each process.
-    replica: String,
-    /// Until when this replica leads, unless it is elected again.
-    leading: watch::Sender<Option<Instant>>,
-    changes: watch::Sender<u64>,
-    reviews: Semaphore,
-    /// How long one try of a call may take.
-    patience: Duration,
+/// How long what is new is valid: as `init` has it.
+const LIVES: Lives =
+    Lives { root: Duration::from_hours(3650 * 24), issuer: Duration::from_hours(365 * 24) };
+
+/// What only Kubernetes has.
+#[derive(Args, Clone, Debug)]
+#[group(requires = "kubernetes")]
+pub(crate) struct Options {
+    /// Control's own namespace in Kubernetes; without it, that of the pod or the context
+    #[arg(long, value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+    /// A Secret with the issuer to begin with, as cert-manager makes it: tls.crt, tls.key,
+    /// ca.crt. Without it, and where there is none yet, a root and an issuer are made; the
+    /// root's key is not kept
+    #[arg(long, value_name = "NAME")]
+    pub(crate) issuer_secret: Option<String>,
+    /// The trust domain to begin with, where the issuer names none
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub(crate) trust_domain: String,
+    /// The name of this replica, another for each; without it the host's, which is the pod's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) replica: Option<String>,
+    /// Whom service-account tokens must be for
+    #[arg(long, value_name = "AUDIENCE", default_value = "remora.dev/control")]
+    pub(crate) audience: String,
+    /// Keep ConfigMap remora-bundle in these namespaces, too, for sidecars to know control by
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    pub(crate) bundle_namespaces: Vec<String>,
 }
 
-/// Why a call was not served.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub(crate) struct Unserved {
-    reason: String,
-    /// The status of the answer, if there was one.
-    code: Option<u16>,
-    /// Whether a try may have been heard, though it was not answered.
-    pub(crate) unsure: bool,
+impl From<issuing::Error> for Error {
+    fn from(error: issuing::Error) -> Self {
+        let is_away = matches!(error, issuing::Error::Store(_));
+        Self::unusable(words(&error), if is_away { HINT } else { DAMAGED })
+    }
 }
 
-impl Cluster {
-    /// Stands for election, and tells of changed records, until the drain begins.
-    ///
-    /// # Errors
-    ///
-    /// When the records cannot be listed.
-    pub(crate) async fn start(self: &Arc<Self>, drain: &Drain) -> Result<(), Unserved> {
-        let version = follow::list(self, RECORDS).await?.version;
-        let changes = self.changes.clone();
-        let tell = move |_| changes.send_modify(|it| *it = it.wrapping_add(1));
-        drain::spawn("records", follow::follow(Arc::clone(self), RECORDS, version, tell));
-        drain::spawn("election", lease::stand(Arc::clone(self), drain.clone()));
-        Ok(())
-    }
-
-    /// The documents of policy by the name of their file, which is `CONFIGMAP/KEY`; followed
-    /// from now on.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be listed: nothing is not the same as no policy.
-    pub(crate) async fn policy(
-        self: &Arc<Self>,
-    ) -> Result<watch::Receiver<BTreeMap<String, String>>, Unserved> {
-        let listed = follow::list(self, POLICY).await?;
-        let (sender, receiver) = watch::channel(files(listed.items));
-        let tell = move |items| {
-            let new = files(items);
-            sender.send_if_modified(|it| new != std::mem::replace(it, new.clone()));
-        };
-        drain::spawn("policy", follow::follow(Arc::clone(self), POLICY, listed.version, tell));
-        Ok(receiver)
-    }
-
-    /// Control's own namespace.
-    pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
-    /// Whether this replica is the elected one.
-    pub(crate) fn leads(&self) -> bool {
-        self.leading.borrow().is_some_and(|until| clock::now() < until)
-    }
-
-    /// Counts the changes of records.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    /// A handle on objects of a kind that is known at run time.
-    pub(crate) fn api_of(&self, resource: &ApiResource) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.namespace, resource)
-    }
-
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    /// A call that may be made more than once.
-    pub(crate) async fn call<T, F>(&self, make: impl Fn() -> F) -> Result<T, Unserved>
-    where
-        F: Future<Output = Result<T, kube::Error>>,
-    {
-        let mut unsure = false;
-        for tried in 1..TRIES {
-            match self.once(make()).await {
-                Err(error) if error.may_pass() => unsure |= error.unsure,
-                Err(error) => return Err(Unserved { unsure, ..error }),
-                Ok(it) => return Ok(it),
-            }
-            sleep(BACKOFF.wait(tried, rand::random())).await;
+impl Options {
+    /// Sees to it that the store has an authority.
+    pub(crate) async fn begin(&self, cluster: &Cluster) -> Result<(), Error> {
+        match Issuing::read(cluster, &Names::default(), clock::wall()).await {
+            Err(issuing::Error::None) => (),
+            other => return Ok(other.map(drop)?),
         }
-        self.once(make()).await.map_err(|it| Unserved { unsure: unsure | it.unsure, ..it })
-    }
-
-    /// A call that is made once.
-    pub(crate) async fn once<T, F>(&self, made: F) -> Result<T, Unserved>
-    where
-        F: Future<Output = Result<T, kube::Error>>,
-    {
-        // Boxed, since `kube`'s are large and would be part of whatever awaits the store.
-        let Ok(made) = timeout(self.patience, Box::pin(made)).await else {
-            let reason = "the API server did not answer in time".to_owned();
-            return Err(Unserved { reason, code: None, unsure: true });
+        let first = match &self.issuer_secret {
+            Some(name) => self.issuer(cluster, name).await?,
+            None => authority::fresh(&self.trust_domain, LIVES, clock::wall())
+                .map_err(issuing::Error::from)?,
         };
-        made.map_err(Unserved::from)
+        Ok(issuing::begin(cluster, &first).await?)
+    }
+
+    async fn issuer(&self, cluster: &Cluster, name: &str) -> Result<Authority, Error> {
+        let unfit = |reason| Error::unusable(format!("secret `{name}`{reason}"), UNFIT);
+        let mut data = cluster.secret(name).await?;
+        let mut text = |key| {
+            let text = data.remove(key).and_then(|it| String::from_utf8(it).ok());
+            text.ok_or_else(|| unfit(format!(" has no `{key}`")))
+        };
+        let (key, trust_domain) = (text("tls.key")?.into(), self.trust_domain.clone());
+        let pem = Pem { root: text("ca.crt")?, issuer: text("tls.crt")?, key, trust_domain };
+        authority::take_over(&pem, clock::wall()).map_err(|it| unfit(format!(": {it}")))
     }
 }
 
-/// Each key that is a document.
-fn files(items: Vec<ConfigMap>) -> BTreeMap<String, String> {
-    let named = items.into_iter().filter_map(|it| Some((it.metadata.name?, it.data?)));
-    let files = named.flat_map(|(name, data)| {
-        data.into_iter().map(move |(key, text)| (format!("{name}/{key}"), text))
-    });
-    let is_document =
-        |name: &String| Path::new(name).extension().is_some_and(|it| it == "yaml" || it == "yml");
-    files.filter(|(name, _)| is_document(name)).collect()
+/// Stands for election, and follows what others write: records, and the documents of policy.
+pub(crate) async fn start(cluster: &Arc<Cluster>, drain: &Drain) -> Result<Source, Error> {
+    cluster.follow(RECORDS).await?;
+    drain::spawn("election", Arc::clone(cluster).stand(LEASE, drain.clone()));
+    Ok(Source::Files(cluster.follow(POLICY).await?))
 }
 
-impl Unserved {
-    /// Whether it is this status that the API server answered.
-    pub(crate) fn is(&self, code: u16) -> bool {
-        self.code == Some(code)
-    }
-
-    /// Whether another try may be served.
-    fn may_pass(&self) -> bool {
-        self.unsure || self.is(429)
-    }
-}
-
-impl From<kube::Error> for Unserved {
-    fn from(error: kube::Error) -> Self {
-        if let kube::Error::Api(it) = &error {
-            let reason = format!("the API server answered {}: {}", it.code, it.message);
-            return Self { reason, code: Some(it.code), unsure: 500 <= it.code };
-        }
-        let causes = error.source().map_or_else(String::new, |it| format!(": {}", words(it)));
-        let reason = format!("cannot reach the API server{causes}");
-        Self { reason, code: None, unsure: true }
-    }
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut it = f.debug_struct("Cluster");
-        it.field("namespace", &self.namespace).field("replica", &self.replica);
-        it.finish_non_exhaustive()
-    }
+/// Keeps ConfigMap `remora-bundle`, by which pods know control before they have a certificate.
+pub(crate) async fn keep_bundle(cluster: Arc<Cluster>, others: Vec<String>, live: Arc<Live>) {
+    let place = Place { name: "remora-bundle", key: "ca.crt", others };
+    let changes = live.changes();
+    cluster.keep_published(place, move || live.get().record.bundle.roots.clone(), changes).await;
 }
 
 #[cfg(test)]

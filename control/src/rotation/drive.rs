@@ -2,27 +2,27 @@
 //!
 //! A step is written before anything is done about it, and done again after a crash: all of
 //! it is idempotent. The fleet is looked at only after what signs is of the step at hand, so
-//! that whoever is not seen there gets what fits (see [`issuing`]).
+//! that whoever is not seen there gets what fits (see [`issuing`](crate::issuing)).
+//!
+//! What a sidecar says of itself is not what it serves: a live handshake shows that it serves a
+//! leaf of the new issuer, and takes control's, which is of it too.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{mem, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
-use remora::{clock, drain::Drain, sync::wire};
-use remora_certs::{
-    authority::{ISSUER_CERTIFICATE, ISSUER_KEY, Pem, ROOT_CERTIFICATE, ROOT_KEY},
-    folder::{self, File, write_over},
+use remora::{
+    clock,
+    identity::proof,
+    sync::wire::{RotationStatus, Sidecar},
 };
 use tokio::time;
 
-use super::{Proofs, Record, Step, advance, prove::prove, status};
+use super::{Record, Step};
 use crate::{
     fleet::Fleet,
-    issuing::{self, Live},
-    store::{self, Expected, Store, Version},
+    issuing::{Error, Issuing, Live},
+    store::{self, Expected, Store},
 };
 
 /// How often to look while a rotation is under way.
@@ -31,16 +31,8 @@ const TURN: Duration = Duration::from_millis(250);
 /// How often to look whether one begins, and to try again what went wrong.
 const REST: Duration = Duration::from_secs(1);
 
-/// Why a turn was not done.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error(transparent)]
-    Issuing(#[from] issuing::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error("the authority's folder: {0}")]
-    Folder(#[from] folder::Error),
-}
+/// Handshakes at a time: sockets, and some 10 ms of CPU a second's worth each.
+const AT_A_TIME: usize = 32;
 
 /// The rotation of one control.
 #[derive(Debug)]
@@ -49,163 +41,103 @@ pub(crate) struct Rotation {
     live: Arc<Live>,
     /// The folder that is to have the files of what signs, for `issue` and for backups.
     dir: Option<PathBuf>,
-    /// With how many rotations were finished before the one they are of.
-    proofs: Mutex<(u64, Proofs)>,
     error: Mutex<Option<String>>,
 }
 
 impl Rotation {
     /// Does nothing until it is run.
     pub(crate) fn new(store: Arc<Store>, live: Arc<Live>, dir: Option<PathBuf>) -> Arc<Self> {
-        let (proofs, error) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { store, live, dir, proofs, error })
+        Arc::new(Self { store, live, dir, error: Mutex::default() })
     }
 
-    /// How far it is, and what keeps it.
-    pub(crate) fn status(&self, fleet: &Fleet, now: Duration) -> wire::RotationStatus {
-        let (record, error) = (&self.live.get().record, self.error.lock().clone());
-        let status = status(record, &fleet.all(now), &self.proofs.lock().1, now);
-        wire::RotationStatus { error, ..status }
+    /// How far it is, what each sidecar lacks, and what keeps control from driving it.
+    pub(crate) fn status(&self, fleet: &Fleet, now: Duration) -> RotationStatus {
+        let (live, all) = (self.live.get(), fleet.all(now));
+        let (record, proofs) = (&live.record, live.proofs.lock());
+        RotationStatus {
+            step: (record.step != Step::Rest).then(|| record.step.to_string()),
+            finished: record.finished,
+            error: self.error.lock().clone(),
+            sidecars: all.iter().map(|it| record.standing(it, &proofs, now)).collect(),
+        }
     }
 
-    /// Drives, until the drain begins.
-    pub(crate) async fn run(&self, fleet: &Fleet, drain: &Drain) {
+    /// Drives; never returns.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: what a turn has written stays; the rest is done by whoever drives next.
+    pub(crate) async fn run(&self, fleet: &Fleet) {
         // A folder tells of none: it is looked at again and again.
         let mut written = self.store.changes();
         loop {
-            // What a turn has written stays; the rest is done by whoever drives next.
-            let turned = tokio::select! {
-                () = drain.begun() => return,
-                turned = self.turn(fleet, clock::wall()) => turned,
-            };
-            let wait = turned.as_ref().map_or(REST, |it| *it);
+            let turned = self.turn(fleet, clock::wall()).await;
+            let wait = *turned.as_ref().unwrap_or(&REST);
             let error = turned.err().map(|it| it.to_string());
-            let before = std::mem::replace(&mut *self.error.lock(), error.clone());
+            let before = mem::replace(&mut *self.error.lock(), error.clone());
             if let Some(error) = error.filter(|it| before.as_ref() != Some(it)) {
                 tracing::error!(%error, "rotation not driven");
             }
-            tokio::select! {
-                () = drain.begun() => return,
-                _ = written.changed() => {}
-                () = time::sleep(wait) => {}
-            }
+            let _sooner = time::timeout(wait, written.changed()).await;
         }
     }
 
     /// Does what is to be done now; when to look again.
     pub(crate) async fn turn(&self, fleet: &Fleet, now: Duration) -> Result<Duration, Error> {
-        self.live.follow(&self.store, now).await?;
-        let (record, version) = {
-            let live = self.live.get();
-            (live.record.clone(), live.version.clone())
-        };
-        {
-            // Others may have driven rotations meanwhile: theirs are not what ours proved.
-            let mut proofs = self.proofs.lock();
-            if proofs.0 != record.finished {
-                *proofs = (record.finished, Proofs::new());
-            }
-        }
-        if record.step == Step::Rest {
+        let live = self.live.follow(&*self.store, now).await?;
+        let record = &live.record;
+        // Who does not lead is told when another step is written.
+        if record.step == Step::Rest || !self.store.leads() {
             return Ok(REST);
         }
-        if !self.store.leads() {
-            return Ok(TURN);
+        if record.step == Step::Prove {
+            prove(&live, fleet.all(now)).await;
         }
-        let (next, wait) = match record.step {
-            Step::Clean => {
-                self.clean(&record).await?;
-                (record.cleaned(), TURN)
+        let look = || record.advance(&fleet.all(now), &live.proofs.lock(), now);
+        let next = if let (Step::Clean, Some(old)) = (record.step, &record.other) {
+            if let Some(dir) = &self.dir {
+                live.authority.replace(dir, &old.root)?;
             }
-            Step::Prove => {
-                self.prove(fleet, now).await;
-                (self.next(&record, fleet, now).await?, REST)
-            }
-            Step::Rest | Step::Prepare | Step::Trust | Step::Renew | Step::Retire => {
-                (self.next(&record, fleet, now).await?, TURN)
-            }
+            let _was_there = self.store.remove(&old.key()).await?;
+            record.cleaned()
+        } else if look().is_some() {
+            // By what all replicas know by now.
+            fleet.refresh(&*self.store, now).await?;
+            look()
+        } else {
+            None
         };
-        let Some(next) = next else { return Ok(wait) };
-        self.go(&next, version, now).await?;
+        let Some(next) = next else {
+            return Ok(if record.step == Step::Prove { REST } else { TURN });
+        };
+        let expected = Expected::Version(&live.version);
+        match self.store.put_json(&Record::key(), &next, expected).await {
+            Ok(_) => {
+                tracing::info!(step = %next.step, finished = next.finished, "rotation goes on");
+            }
+            // Given up, or driven by another: the next turn sees what there is.
+            Err(store::Error::Conflict(_)) => (),
+            Err(error) => return Err(error.into()),
+        }
         Ok(Duration::ZERO)
     }
-
-    /// The next record, by what all replicas know by now.
-    async fn next(
-        &self,
-        record: &Record,
-        fleet: &Fleet,
-        now: Duration,
-    ) -> Result<Option<Record>, Error> {
-        let look = || advance(record, &fleet.all(now), &self.proofs.lock().1, now);
-        if look().is_none() {
-            return Ok(None);
-        }
-        fleet.refresh(&self.store, now).await?;
-        Ok(look())
-    }
-
-    async fn go(&self, next: &Record, version: Version, now: Duration) -> Result<(), Error> {
-        match issuing::write(&self.store, next, &Expected::Version(version)).await {
-            // Given up, or driven by another: the next turn sees what there is.
-            Err(store::Error::Conflict(_)) => return Ok(()),
-            other => other?,
-        };
-        self.live.follow(&self.store, now).await?;
-        tracing::info!(step = next.step.as_str(), finished = next.finished, "rotation goes on");
-        Ok(())
-    }
-
-    /// Shakes hands with whom it did not yet.
-    async fn prove(&self, fleet: &Fleet, now: Duration) {
-        let (issuing, all) = (self.live.get(), fleet.all(now));
-        let todo: Vec<_> = {
-            let proofs = self.proofs.lock();
-            let proved = |it: &wire::Sidecar| {
-                let name = (it.id.clone(), it.report.instance.clone());
-                matches!(proofs.1.get(&name), Some(Ok(())))
-            };
-            all.iter().filter(|it| it.connected && !proved(it)).collect()
-        };
-        let proofs = prove(&issuing, &todo).await;
-        self.proofs.lock().1.extend(proofs);
-    }
-
-    /// Has the folder hold what signs, and removes the key of what signed before.
-    async fn clean(&self, record: &Record) -> Result<(), Error> {
-        if let Some(dir) = &self.dir {
-            let next = next_root_key(dir, &record.signs.fingerprint);
-            mirror(dir, &self.live.get().authority.to_pem(), &next)?;
-        }
-        if let Some(old) = &record.other {
-            let _was_there = self.store.remove(&old.key()).await?;
-        }
-        Ok(())
-    }
 }
 
-/// Where the key of a new root is until `issuer`, the first under it, signs alone. Each attempt has
-/// its own: what one leaves behind never takes the place of the key of the root in use.
-pub(crate) fn next_root_key(dir: &Path, issuer: &str) -> PathBuf {
-    dir.join(format!("next-root-{}.key", issuer.get(..16).unwrap_or_default()))
+/// Shakes hands with whom it did not yet at this moment.
+async fn prove(live: &Issuing, mut sidecars: Vec<Sidecar>) {
+    let proved = |it: &Sidecar| live.proofs.lock().get(&it.key()) == Some(&Ok(()));
+    sidecars.retain(|it| it.connected && !proved(it));
+    let each = |it| async move {
+        let proof = shown(live, &it).await;
+        live.proofs.lock().insert(it.key(), proof);
+    };
+    stream::iter(sidecars).for_each_concurrent(AT_A_TIME, each).await;
 }
 
-/// Writes the files that `init` made anew, the key before its certificate.
-fn mirror(dir: &Path, pem: &Pem, next: &Path) -> Result<(), folder::Error> {
-    let public = |name, content| File { name, content, secret: false };
-    for file in [
-        public(ROOT_CERTIFICATE, pem.root.as_bytes()),
-        File { name: ISSUER_KEY, content: pem.key.as_bytes(), secret: true },
-        public(ISSUER_CERTIFICATE, pem.issuer.as_bytes()),
-    ] {
-        write_over(&dir.join(file.name), &file)?;
-    }
-    match std::fs::rename(next, dir.join(ROOT_KEY)) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(folder::Error::Io { path: next.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+async fn shown(issuing: &Issuing, it: &Sidecar) -> Result<(), String> {
+    // It has no listener, so that nobody is ever served its certificate.
+    let Some(address) = it.listener()? else { return Ok(()) };
+    proof::prove(address, &it.id, &issuing.svid).await.map_err(|it| it.to_string())
 }
 
 #[cfg(test)]

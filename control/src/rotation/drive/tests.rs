@@ -2,13 +2,14 @@ use std::fs;
 
 use remora::sync::wire::{Certificate, Report};
 use remora_certs::{
-    authority::{self, Authority, Key, Lives, Plan, create},
+    authority::{self, Authority, Key, Lives, Plan, ROOT_KEY, create, next_root_key},
     spiffe_id::SpiffeId,
 };
 
 use super::*;
 use crate::{
     fleet::{Connected, Sender},
+    issuing::{self, Names},
     store::{Folder, Kind},
 };
 
@@ -16,7 +17,7 @@ use crate::{
 async fn a_crash_at_any_step_is_resumed() {
     let place = Place::new();
     let (fleet, _connected) = place.fleet().await;
-    let first = place.rotation().await.live.get().issuer.clone();
+    let first = place.rotation().await.live.get().record.signs.fingerprint.clone();
     place.begin(true).await;
     let mut steps = Vec::new();
     // Each turn is that of a process that has just begun.
@@ -26,19 +27,22 @@ async fn a_crash_at_any_step_is_resumed() {
         steps.push(it.record.step);
         let report = Report {
             instance: "orders-0".to_owned(),
-            bundle: it.bundle.sequence,
-            certificate: Certificate { issuer: it.issuer.clone(), ..Certificate::default() },
+            bundle: it.record.bundle.sequence,
+            certificate: Certificate {
+                issuer: it.record.signs.fingerprint.clone(),
+                ..Certificate::default()
+            },
             ..Report::default()
         };
-        fleet.reported(&sender(), report, clock::wall());
+        fleet.reported(&sender(), report).unwrap();
         rotation.turn(&fleet, clock::wall()).await.unwrap();
     }
     steps.dedup();
-    let all = [Step::Prepare, Step::Trust, Step::Renew, Step::Prove, Step::Retire, Step::Clean];
+    let all = [Step::Trust, Step::Renew, Step::Prove, Step::Retire, Step::Clean];
     assert_eq!(steps, [&all[..], &[Step::Rest]].concat());
     let last = place.rotation().await.live.get();
-    assert_ne!(last.issuer, first);
-    assert_eq!((last.record.finished, last.bundle.sequence), (1, 3));
+    assert_ne!(last.record.signs.fingerprint, first);
+    assert_eq!((last.record.finished, last.record.bundle.sequence), (1, 3));
 }
 
 #[tokio::test]
@@ -47,7 +51,7 @@ async fn in_the_end_the_folder_has_what_signs_and_the_old_key_is_gone() {
     let rotation = place.rotation().await;
     let old = rotation.live.get().record.signs.key();
     place.begin(true).await;
-    let record = issuing::record(&place.store).await.unwrap().unwrap().0;
+    let record = issuing::record(&*place.store).await.unwrap().unwrap().0;
     let next = next_root_key(place.dir.path(), &record.other.unwrap().fingerprint);
     fs::write(&next, "the new root's").unwrap();
     let stale = next_root_key(place.dir.path(), "of an attempt that failed");
@@ -59,12 +63,42 @@ async fn in_the_end_the_folder_has_what_signs_and_the_old_key_is_gone() {
     let now = rotation.live.get();
     assert_eq!(now.record.step, Step::Rest);
     assert!(place.store.get(&old).await.unwrap().is_none());
-    assert_eq!(place.store.list(Kind::Authority).await.unwrap().len(), 1);
+    assert_eq!(place.store.list(Kind::AUTHORITY).await.unwrap().len(), 1);
     let mirrored = Authority::open(place.dir.path()).unwrap();
-    assert_eq!(mirrored.issuer_fingerprint(), now.issuer);
+    assert_eq!(mirrored.issuer_fingerprint(), now.record.signs.fingerprint);
     let root_key = fs::read_to_string(place.dir.path().join("root.key")).unwrap();
     assert_eq!(root_key, "the new root's");
     assert!(!next.exists() && stale.exists());
+}
+
+#[tokio::test]
+async fn the_key_of_a_root_that_is_retired_goes_with_it() {
+    let place = Place::new();
+    let rotation = place.rotation().await;
+    let key = place.dir.path().join(ROOT_KEY);
+    for (root, is_kept) in [(false, true), (true, false)] {
+        // The new root's key is kept elsewhere: it is not beside the old one's.
+        place.begin(root).await;
+        for _ in 0..8 {
+            rotation.turn(&*empty().await, clock::wall()).await.unwrap();
+        }
+        assert_eq!(rotation.live.get().record.step, Step::Rest);
+        assert_eq!(key.exists(), is_kept, "{root}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_of_no_root_is_left_alone() {
+    let (place, other) = (Place::new(), Place::new());
+    let rotation = place.rotation().await;
+    let key = place.dir.path().join(ROOT_KEY);
+    fs::copy(other.dir.path().join(ROOT_KEY), &key).unwrap();
+    place.begin(true).await;
+    for _ in 0..8 {
+        rotation.turn(&*empty().await, clock::wall()).await.unwrap();
+    }
+    assert_eq!(rotation.live.get().record.step, Step::Rest);
+    assert!(key.exists());
 }
 
 #[tokio::test]
@@ -98,11 +132,14 @@ async fn proofs_are_of_one_rotation_whoever_drove_the_others() {
                 instance: "orders-0".to_owned(),
                 // Nobody listens at port 0, and nobody proves what is not listened for.
                 inbound: deaf.then(|| ([127, 0, 0, 1], 0).into()),
-                bundle: it.bundle.sequence,
-                certificate: Certificate { issuer: it.issuer.clone(), ..Certificate::default() },
+                bundle: it.record.bundle.sequence,
+                certificate: Certificate {
+                    issuer: it.record.signs.fingerprint.clone(),
+                    ..Certificate::default()
+                },
                 ..Report::default()
             };
-            fleet.reported(&sender(), report, clock::wall());
+            fleet.reported(&sender(), report).unwrap();
             rotation.turn(&fleet, clock::wall()).await.unwrap();
             if rotation.live.get().record.step == until {
                 break;
@@ -123,12 +160,13 @@ async fn one_that_is_given_up_is_gone_without_a_trace() {
     place.begin(true).await;
     rotation.turn(&fleet, clock::wall()).await.unwrap();
     assert_eq!(rotation.live.get().roots.roots().len(), 2);
-    let (record, _) = issuing::record(&place.store).await.unwrap().unwrap();
+    let (record, _) = issuing::record(&*place.store).await.unwrap().unwrap();
     let aborted = record.aborted().unwrap();
-    issuing::write(&place.store, &aborted, &Expected::Any).await.unwrap();
+    place.store.put_json(&Record::key(), &aborted, Expected::Any).await.unwrap();
     rotation.turn(&fleet, clock::wall()).await.unwrap();
     let after = rotation.live.get();
-    assert_eq!((&after.issuer, &after.bundle.roots), (&before.issuer, &before.bundle.roots));
+    let (after, before) = (&after.record, &before.record);
+    assert_eq!((&after.signs, &after.bundle.roots), (&before.signs, &before.bundle.roots));
     assert_eq!(after.bundle.sequence, 3);
 }
 
@@ -161,36 +199,36 @@ impl Place {
         let life = Duration::from_hours(24 * 365);
         let plan = Plan { trust_domain: "td", root_life: life, issuer_life: life };
         create(dir.path(), &plan, clock::wall()).unwrap();
-        let store = Arc::new(Store::Folder(Folder::new(dir.path())));
+        let store = Arc::new(Folder::new(dir.path()));
         Self { dir, store }
     }
 
     /// As a server that has just begun has it.
     async fn rotation(&self) -> Arc<Rotation> {
         let (dir, store) = (self.dir.path(), Arc::clone(&self.store));
-        let first = issuing::Issuing::load(&store, Some(dir), clock::wall()).await.unwrap();
-        let live = Live::new(first, issuing::Names::default(), clock::wall()).unwrap();
-        Rotation::new(store, live, Some(dir.to_owned()))
+        let live = Live::load(&*store, Some(dir), Names::default(), clock::wall()).await;
+        Rotation::new(store, live.unwrap(), Some(dir.to_owned()))
     }
 
     /// A fleet of one.
     async fn fleet(&self) -> (Arc<Fleet>, Connected) {
         let fleet = empty().await;
-        let connected = fleet.connected(&sender(), clock::wall());
+        let connected = fleet.connected(&sender());
         (fleet, connected.unwrap())
     }
 
     async fn begin(&self, root: bool) {
         let now = clock::wall();
-        let it = issuing::Issuing::load(&self.store, Some(self.dir.path()), now).await.unwrap();
+        let it = Issuing::read(&*self.store, &Names::default(), now).await.unwrap();
         let key = self.dir.path().join(ROOT_KEY);
         let life = Duration::from_hours(24);
         let lives = Lives { root: life, issuer: life };
         let key = Some(&*key).filter(|_| !root);
         let next = authority::next(&it.authority, key, lives, Key::P256, now).unwrap();
-        let issuer = issuing::keep(&self.store, &next.authority).await.unwrap();
+        let issuer = issuing::keep(&*self.store, &next.authority).await.unwrap();
         let record = it.record.begun(issuer).unwrap();
-        issuing::write(&self.store, &record, &Expected::Version(it.version)).await.unwrap();
+        let expected = Expected::Version(&it.version);
+        self.store.put_json(&Record::key(), &record, expected).await.unwrap();
     }
 }
 
@@ -198,11 +236,11 @@ fn sender() -> Sender {
     let not_after = (clock::wall() + Duration::from_hours(24)).as_secs();
     let id = SpiffeId::workload("td", "shop", "orders").unwrap();
     let peer = [127, 0, 0, 1].into();
-    Sender { id, instance: "orders-0".to_owned(), peer, not_after }
+    Sender { id, instance: "orders-0".to_owned(), peer, seen: clock::wall().as_secs(), not_after }
 }
 
 /// A fleet of nobody.
 async fn empty() -> Arc<Fleet> {
     let none = tempfile::tempdir().unwrap();
-    Fleet::load(&Store::Folder(Folder::new(none.path())), "b").await.unwrap()
+    Fleet::load(&Folder::new(none.path()), "b").await.unwrap()
 }

@@ -50,7 +50,7 @@ struct Process {
     roots: String,
     /// The request under way: when what is signed for it ends.
     asked: Option<u64>,
-    signed: Option<(Issuer, u64, wire::Bundle)>,
+    signed: Option<(Issuer, u64, Bundle)>,
 }
 
 struct World {
@@ -199,7 +199,7 @@ impl World {
     fn turn(&mut self) {
         let known: Vec<_> = self.fleet.iter().flatten().cloned().collect();
         let now = Duration::from_secs(self.now);
-        let next = advance(&self.record, &known, &self.proofs, now);
+        let next = self.record.advance(&known, &self.proofs, now);
         if let Some(next) = next.or_else(|| self.record.cleaned()) {
             if next.step == Step::Renew {
                 self.proofs.clear();
@@ -293,7 +293,7 @@ impl Process {
     }
 
     /// An older bundle than its own changes nothing.
-    fn trust(&mut self, bundle: wire::Bundle) {
+    fn trust(&mut self, bundle: Bundle) {
         if self.sequence < bundle.sequence {
             (self.sequence, self.roots) = (bundle.sequence, bundle.roots);
         }

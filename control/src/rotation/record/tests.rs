@@ -1,4 +1,5 @@
 use remora::sync::wire::{Certificate, Report};
+use remora_certs::pem::certificates;
 
 use super::*;
 
@@ -13,48 +14,48 @@ fn each_step_waits_for_the_last_one() {
     let mut sidecars = [sidecar("a", &old, 1), sidecar("b", &old, 1)];
     let proofs = Proofs::new();
 
-    record = advance(&record, &sidecars, &proofs, NOW).unwrap();
     assert_eq!((record.step, record.bundle.sequence), (Step::Trust, 2));
     assert_eq!(record.signs, old, "nobody trusts the new issuer yet");
-    assert_eq!(record.bundle.roots, union(&old.root, &new.root));
+    assert_eq!(record.bundle.roots, certificates([&old.root, &new.root]));
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None);
     sidecars[0].report.bundle = 2;
-    assert_eq!(advance(&record, &sidecars, &proofs, NOW), None);
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None);
     sidecars[1].report.bundle = 2;
 
-    record = advance(&record, &sidecars, &proofs, NOW).unwrap();
+    record = record.advance(&sidecars, &proofs, NOW).unwrap();
     assert_eq!((record.step, &record.signs), (Step::Renew, &new));
     assert_eq!(record.renew(), Some(&*new.fingerprint));
     sidecars[0].report.certificate.issuer.clone_from(&new.fingerprint);
-    assert_eq!(advance(&record, &sidecars, &proofs, NOW), None);
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None);
     sidecars[1].report.certificate.issuer.clone_from(&new.fingerprint);
 
-    record = advance(&record, &sidecars, &proofs, NOW).unwrap();
+    record = record.advance(&sidecars, &proofs, NOW).unwrap();
     assert_eq!(record.step, Step::Prove);
     let mut proofs = proofs_of([("a", Ok(())), ("b", Err("refused".to_owned()))]);
-    assert_eq!(advance(&record, &sidecars, &proofs, NOW), None);
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None);
     proofs.extend(proofs_of([("b", Ok(()))]));
 
-    record = advance(&record, &sidecars, &proofs, NOW).unwrap();
+    record = record.advance(&sidecars, &proofs, NOW).unwrap();
     assert_eq!((record.step, record.bundle.sequence), (Step::Retire, 3));
     assert_eq!(record.bundle.roots, new.root);
-    assert_eq!(advance(&record, &sidecars, &proofs, NOW), None);
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None);
     for it in &mut sidecars {
         it.report.bundle = 3;
     }
 
-    record = advance(&record, &sidecars, &proofs, NOW).unwrap();
+    record = record.advance(&sidecars, &proofs, NOW).unwrap();
     assert_eq!((record.step, &record.other), (Step::Clean, &Some(old)));
-    assert_eq!(advance(&record, &sidecars, &proofs, NOW), None, "the key is to be removed first");
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None, "the key is to be removed first");
     record = record.cleaned().unwrap();
     assert_eq!((record.step, record.other.clone(), record.finished), (Step::Rest, None, 1));
-    assert_eq!(advance(&record, &sidecars, &proofs, NOW), None);
+    assert_eq!(record.advance(&sidecars, &proofs, NOW), None);
 }
 
 #[test]
 fn an_issuer_under_the_same_root_changes_no_bundle() {
     let old = issuer(1, 1);
     let mut record = Record::first(old).begun(issuer(2, 1)).unwrap();
-    while let Some(next) = advance(&record, &[], &Proofs::new(), NOW) {
+    while let Some(next) = record.advance(&[], &Proofs::new(), NOW) {
         assert_eq!(next.bundle, record.bundle);
         record = next;
     }
@@ -63,15 +64,14 @@ fn an_issuer_under_the_same_root_changes_no_bundle() {
 
 #[test]
 fn one_that_is_not_connected_counts_until_its_certificate_ends() {
-    let mut record = begun();
-    record = advance(&record, &[], &Proofs::new(), NOW).unwrap();
+    let record = begun();
     let mut gone = sidecar("gone", &record.signs, 1);
     gone.connected = false;
     let ends = Duration::from_secs(gone.not_after);
     let before = ends.saturating_sub(Duration::from_secs(1));
     let sidecars = [gone];
-    assert_eq!(advance(&record, &sidecars, &Proofs::new(), before), None);
-    assert!(advance(&record, &sidecars, &Proofs::new(), ends).is_some());
+    assert_eq!(record.advance(&sidecars, &Proofs::new(), before), None);
+    assert!(record.advance(&sidecars, &Proofs::new(), ends).is_some());
 }
 
 #[test]
@@ -80,9 +80,9 @@ fn one_that_never_reported_is_behind_at_every_step() {
     loop {
         let silent = Sidecar { report: Report::default(), ..sidecar("silent", &record.signs, 0) };
         let waits = matches!(record.step, Step::Trust | Step::Renew | Step::Prove | Step::Retire);
-        let next = advance(&record, &[], &Proofs::new(), NOW);
+        let next = record.advance(&[], &Proofs::new(), NOW);
         let Some(next) = next else { break };
-        let blocked = advance(&record, &[silent], &Proofs::new(), NOW).is_none();
+        let blocked = record.advance(&[silent], &Proofs::new(), NOW).is_none();
         assert_eq!(blocked, waits, "{:?}", record.step);
         record = next;
     }
@@ -91,9 +91,8 @@ fn one_that_never_reported_is_behind_at_every_step() {
 #[test]
 fn what_is_lacking_is_said_in_words() {
     let mut record = begun();
-    record = advance(&record, &[], &Proofs::new(), NOW).unwrap();
     let mut it = sidecar("a", &record.signs, 1);
-    let said = |record: &Record, it: &Sidecar, proofs| standing(record, it, &proofs, NOW).lacks;
+    let said = |record: &Record, it: &Sidecar, proofs| record.standing(it, &proofs, NOW).lacks;
     assert_eq!(said(&record, &it, Proofs::new()), "does not say that it trusts the new root");
     it.connected = false;
     it.report.last_error = Some("no space left".to_owned());
@@ -104,10 +103,10 @@ fn what_is_lacking_is_said_in_words() {
     );
     it = sidecar("a", &record.signs, 2);
     assert_eq!(said(&record, &it, Proofs::new()), "");
-    record = advance(&record, &[it.clone()], &Proofs::new(), NOW).unwrap();
+    record = record.advance(&[it.clone()], &Proofs::new(), NOW).unwrap();
     assert_eq!(said(&record, &it, Proofs::new()), "has no certificate of the new issuer");
     it = sidecar("a", &record.signs, 2);
-    record = advance(&record, &[it.clone()], &Proofs::new(), NOW).unwrap();
+    record = record.advance(&[it.clone()], &Proofs::new(), NOW).unwrap();
     assert_eq!(said(&record, &it, Proofs::new()), "no handshake yet");
     let refused = proofs_of([("a", Err("connection refused".to_owned()))]);
     assert_eq!(said(&record, &it, refused), "connection refused");
@@ -126,7 +125,6 @@ fn a_rotation_can_be_given_up_until_the_new_issuer_signs() {
     loop {
         let aborted = record.aborted();
         match record.step {
-            Step::Prepare => assert_eq!(aborted.unwrap(), Record::first(old.clone())),
             Step::Trust => {
                 let aborted = aborted.unwrap();
                 assert_eq!(
@@ -139,7 +137,7 @@ fn a_rotation_can_be_given_up_until_the_new_issuer_signs() {
                 assert_eq!(aborted, None, "{step:?}");
             }
         }
-        let Some(next) = advance(&record, &[], &Proofs::new(), NOW) else { break };
+        let Some(next) = record.advance(&[], &Proofs::new(), NOW) else { break };
         record = next;
     }
 }
@@ -149,6 +147,45 @@ fn one_rotation_at_a_time_and_to_another_issuer() {
     let record = Record::first(issuer(1, 1));
     assert_eq!(record.begun(issuer(1, 1)), None);
     assert_eq!(record.begun(issuer(2, 2)).unwrap().begun(issuer(3, 3)), None);
+}
+
+#[test]
+fn one_that_is_left_out_is_not_waited_for_unless_it_is_connected() {
+    for name in ["a", "spiffe://td/ns/shop/sa/orders/a"] {
+        let mut record = begun();
+        record.without.push(name.to_owned());
+        let mut killed = sidecar("a", &record.signs, 1);
+        let is_waited_for = |record: &Record, it: &Sidecar| {
+            record.advance(std::slice::from_ref(it), &Proofs::new(), NOW).is_none()
+        };
+        assert!(is_waited_for(&record, &killed), "who is connected can do its part");
+        killed.connected = false;
+        assert!(is_waited_for(&begun(), &killed));
+        let other = Sidecar { report: Report::default(), ..killed.clone() };
+        assert!(is_waited_for(&record, &other));
+        while let Some(next) = record.advance(&[killed.clone()], &Proofs::new(), NOW) {
+            assert_eq!(record.standing(&killed, &Proofs::new(), NOW).lacks, "left out");
+            record = next;
+        }
+        assert_eq!(record.step, Step::Clean);
+        assert_eq!(record.cleaned().unwrap().without, [""; 0], "the next rotation waits for all");
+    }
+    let record = Record { without: vec!["a".to_owned()], ..begun() };
+    assert_eq!(record.aborted().unwrap().without, [""; 0]);
+}
+
+#[test]
+fn a_record_is_read_back_with_and_without_whom_to_leave_out() {
+    let record = begun();
+    let old = serde_json::to_string(&record).unwrap();
+    assert!(old.contains("\"step\":\"trust\"") && !old.contains("without"), "{old}");
+    assert_eq!(serde_json::from_str::<Record>(&old).unwrap(), record);
+    let record = Record { without: vec!["a".to_owned()], ..record };
+    let new = serde_json::to_string(&record).unwrap();
+    assert_eq!(serde_json::from_str::<Record>(&new).unwrap(), record);
+    // At the first step of an earlier version nobody had been told of the new root.
+    let before = old.replace("\"trust\"", "\"prepare\"");
+    assert!(serde_json::from_str::<Record>(&before).is_err());
 }
 
 fn begun() -> Record {
