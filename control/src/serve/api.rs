@@ -2,30 +2,32 @@
 //!
 //! The calls are those of `remora::sync::wire`.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Request, Response, StatusCode,
     body::Incoming,
     header::{self, HeaderValue},
 };
-use remora::{clock, sync::wire};
+use remora::{
+    admin::respond,
+    clock,
+    identity::control::{self, Accepted},
+    sync::{
+        server::{Answer, Peer, Service, parameter},
+        wire,
+    },
+};
 use remora_certs::jwks;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 
-use super::{
-    Control, Reason,
-    auth::Peer,
-    body::Body,
-    certificates::{self, check_instance},
-    watch,
-};
-use crate::{fleet::Sender, publish};
+use super::{Control, Reason, auth::Caller, certificates, watch};
+use crate::publish;
 
-/// What a sidecar sends is at most so large: a CSR, a report.
-const SMALL_MAX: usize = 64 * 1024;
+/// What is sent is at most so large: a CSR, a report.
+const BODY_MAX: usize = 64 * 1024;
 
 /// A body comes within so long.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
@@ -39,181 +41,123 @@ const TRY_AGAIN: u64 = 5;
 /// How often others are to look for a newer bundle.
 const REFRESH: Duration = Duration::from_mins(5);
 
-/// The call and its methods, for metrics and `Allow`.
-fn call_of(path: &str) -> (&'static str, &'static [Method]) {
-    match path {
-        wire::CERTIFICATES => ("certificates", &[Method::POST]),
-        wire::WATCH => ("watch", &[Method::GET]),
-        wire::REPORT => ("report", &[Method::POST]),
-        wire::BUNDLE => ("bundle", &[Method::GET]),
-        wire::SIDECARS => ("sidecars", &[Method::GET]),
-        wire::POLICY => ("policy", &[Method::GET, Method::POST]),
-        wire::ROTATION => ("rotation", &[Method::GET]),
-        _ => ("none", &[]),
+impl Service for Control {
+    async fn accept(&self, tcp: TcpStream) -> io::Result<Accepted> {
+        let issuing = self.live.get();
+        control::accept(tcp, &issuing.svid, &issuing.roots).await
+    }
+
+    async fn answer(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        let caller = Caller { control: Arc::clone(&self), peer };
+        let called = timeout(PATIENCE, Box::pin(call(caller, request))).await;
+        let called = called.unwrap_or(Err(Reason::Timeout));
+        let is_call = !matches!(called, Err(Reason::NoSuchCall));
+        let call = path.strip_prefix("/v1/").filter(|_| is_call).unwrap_or("none");
+        let answer = called.unwrap_or_else(|reason| refused(&self, &reason));
+        self.metrics.requests.with_label_values(&[call, answer.status().as_str()]).inc();
+        answer
+    }
+
+    fn admits(&self, address: IpAddr) -> bool {
+        self.limits.connections.take(&address).is_ok()
+    }
+
+    fn counted(&self, result: &'static str) {
+        self.metrics.handshakes.with_label_values(&[result]).inc();
     }
 }
 
-/// Answers a request, whatever it is.
-pub(super) async fn answer(
-    control: Arc<Control>,
-    peer: Arc<Peer>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let (call, methods) = call_of(request.uri().path());
-    let called = Box::pin(call_it(&control, &peer, request, methods));
-    let answered = timeout(PATIENCE, called).await;
-    let response = match answered.unwrap_or(Err(Reason::Timeout)) {
-        Ok(response) => response,
-        Err(reason) => refused(&control, &reason, methods),
-    };
-    control.metrics.requests.with_label_values(&[call, response.status().as_str()]).inc();
-    response
+async fn call(caller: Caller, request: Request<Incoming>) -> Result<Answer, Reason> {
+    let (control, ok) = (&*caller.control, StatusCode::OK);
+    let (head, body) = request.into_parts();
+    Ok(match (head.method.as_str(), head.uri.path()) {
+        ("POST", wire::CERTIFICATES) => {
+            let asked = read(body).await?;
+            json(ok, &certificates::sign(&caller, &head.headers, &asked).await?)
+        }
+        ("GET", wire::WATCH) => {
+            let certified = caller.sidecar()?;
+            let instance = parameter(&head.uri, "instance").unwrap_or_default();
+            let sender = caller.sender(certified, instance)?;
+            let has = parameter(&head.uri, "generation").map(str::to_owned);
+            let lines = watch::open(caller, sender, has)?;
+            respond(ok, "application/x-ndjson", "").map(|_| Either::Right(lines))
+        }
+        ("POST", wire::REPORT) => {
+            let certified = caller.sidecar()?;
+            let report: wire::Report = read(body).await?;
+            let sender = caller.sender(certified, &report.instance)?;
+            control.fleet.reported(&sender, report)?;
+            let mut answer = Response::new(Either::Left(Full::default()));
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            answer
+        }
+        ("GET", wire::BUNDLE) => {
+            control.limits.strangers.take(&caller.peer.address)?;
+            let issuing = control.live.get();
+            let bundle = &issuing.record.bundle;
+            if parameter(&head.uri, "format") != Some("spiffe") {
+                return Ok(json(ok, bundle));
+            }
+            let text = jwks::write(issuing.roots.roots(), bundle.sequence, REFRESH);
+            let text = text.map_err(|it| Reason::SigningFailed(it.to_string()))?;
+            respond(ok, "application/json", text).map(Either::Left)
+        }
+        ("GET", wire::SIDECARS) => json(ok, &caller.operator()?.sidecars()),
+        ("GET", wire::POLICY) => json(ok, &caller.operator()?.publisher.status()),
+        ("POST", wire::POLICY) => {
+            let publisher = &caller.operator()?.publisher;
+            match publisher.change(read(body).await?).await {
+                Err(publish::Error::Store(error)) => return Err(error.into()),
+                changed => json(ok, &changed.map_err(|it| Reason::Policy(it.to_string()))?),
+            }
+        }
+        ("GET", wire::ROTATION) => {
+            let Control { rotation, fleet, .. } = caller.operator()?;
+            json(ok, &rotation.status(fleet, clock::wall()))
+        }
+        (_, wire::CERTIFICATES | wire::REPORT) => return Err(Reason::Method("POST")),
+        (_, wire::WATCH | wire::BUNDLE | wire::SIDECARS | wire::ROTATION) => {
+            return Err(Reason::Method("GET"));
+        }
+        (_, wire::POLICY) => return Err(Reason::Method("GET, POST")),
+        _ => return Err(Reason::NoSuchCall),
+    })
 }
 
-async fn call_it(
-    control: &Arc<Control>,
-    peer: &Arc<Peer>,
-    request: Request<Incoming>,
-    methods: &[Method],
-) -> Result<Response<Body>, Reason> {
-    if methods.is_empty() {
-        return Err(Reason::NoSuchCall);
-    }
-    if !methods.contains(request.method()) {
-        return Err(Reason::Method);
-    }
-    let posts = request.method() == Method::POST;
-    match request.uri().path() {
-        wire::CERTIFICATES => {
-            let headers = request.headers().clone();
-            let body = body(request, SMALL_MAX).await?;
-            json(&certificates::sign(control, peer, &headers, &body).await?)
-        }
-        wire::WATCH => {
-            let caller = peer.sidecar(control)?;
-            let instance = parameter(&request, "instance").ok_or(Reason::Instance)?;
-            check_instance(instance)?;
-            let lines = watch::open(control, peer, caller, instance)?;
-            Ok(respond(StatusCode::OK, "application/x-ndjson", lines))
-        }
-        wire::REPORT => report(control, peer, request).await,
-        wire::BUNDLE => bundle(control, peer, &request),
-        wire::SIDECARS => {
-            peer.operator(control)?;
-            json(&control.sidecars())
-        }
-        wire::POLICY if posts => {
-            peer.operator(control)?;
-            let change = body(request, wire::BYTES_MAX).await?;
-            let changed = control.publisher.change(change).await;
-            json(&changed.map_err(|it| match it {
-                publish::Error::Store(error) => Reason::StoreFailed(error.to_string()),
-                publish::Error::NotKept(_)
-                | publish::Error::NoneBefore
-                | publish::Error::Unusable { .. } => Reason::Policy(it.to_string()),
-            })?)
-        }
-        wire::POLICY => {
-            peer.operator(control)?;
-            json(&control.publisher.status())
-        }
-        _ => {
-            peer.operator(control)?;
-            json(&control.rotation.status(&control.fleet, clock::wall()))
-        }
-    }
-}
-
-async fn report(
-    control: &Control,
-    peer: &Peer,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Reason> {
-    let (id, ends) = peer.sidecar(control)?;
-    let report: wire::Report = body(request, SMALL_MAX).await?;
-    check_instance(&report.instance)?;
-    let instance = report.instance.clone();
-    control.publisher.higher(report.policy.received.max(report.policy.accepted));
-    let sender = Sender { id, instance, peer: peer.address, not_after: ends.as_secs() };
-    control.fleet.reported(&sender, report, clock::wall()).ok_or(Reason::FleetFull)?;
-    let mut response = Response::new(Body::Whole(None));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
-}
-
-fn bundle(
-    control: &Control,
-    peer: &Peer,
-    request: &Request<Incoming>,
-) -> Result<Response<Body>, Reason> {
-    control.limits.strangers.take(&peer.address)?;
-    let issuing = control.live.get();
-    if parameter(request, "format") != Some("spiffe") {
-        return json(&issuing.bundle);
-    }
-    let text = jwks::write(issuing.roots.roots(), issuing.bundle.sequence, REFRESH)
-        .map_err(|it| Reason::SigningFailed(it.to_string()))?;
-    Ok(respond(StatusCode::OK, "application/json", text.into_bytes().into()))
-}
-
-/// The value of a parameter of the query, as it stands there.
-fn parameter<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
-    let query = request.uri().query().unwrap_or_default();
-    let mut pairs = query.split('&').filter_map(|it| it.split_once('='));
-    pairs.find_map(|(key, value)| (key == name).then_some(value))
-}
-
-/// Reads a body of at most `most` bytes.
-async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> Result<T, Reason> {
-    let all = Limited::new(request.into_body(), most).collect();
-    let all = timeout(BODY_PATIENCE, all).await.map_err(|_| Reason::Timeout)?;
-    let all = all.map_err(|it| match it.downcast::<LengthLimitError>() {
-        Ok(_) => Reason::TooLarge(most),
-        Err(other) => Reason::Body(other.to_string()),
+/// Reads a body of at most [`BODY_MAX`].
+async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Reason> {
+    let all = timeout(BODY_PATIENCE, Limited::new(body, BODY_MAX).collect()).await;
+    let all = all.map_err(|_| Reason::Timeout)?.map_err(|it| {
+        let is_large = it.is::<LengthLimitError>();
+        if is_large { Reason::TooLarge(BODY_MAX) } else { Reason::Body(it.to_string()) }
     })?;
     serde_json::from_slice(&all.to_bytes()).map_err(|it| Reason::Body(it.to_string()))
 }
 
-fn json(value: &impl Serialize) -> Result<Response<Body>, Reason> {
-    let text = serde_json::to_vec(value).map_err(|it| Reason::StoreFailed(it.to_string()))?;
-    Ok(respond(StatusCode::OK, "application/json", text.into()))
+fn refused(control: &Control, reason: &Reason) -> Answer {
+    let (status, word, hint) = reason.row();
+    control.metrics.refusals.with_label_values(&[word]).inc();
+    control.metrics.store_failures.inc_by(matches!(reason, Reason::StoreFailed(_)).into());
+    let (error, hint) = (reason.to_string(), hint.to_owned());
+    let mut answer = json(status, &wire::Refusal { reason: word.to_owned(), error, hint });
+    let (name, value) = match (status, reason) {
+        (StatusCode::UNAUTHORIZED, _) => {
+            (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        }
+        (_, Reason::Method(methods)) => (header::ALLOW, HeaderValue::from_static(methods)),
+        // Whole seconds, and none too early.
+        (_, Reason::RateLimited(wait)) => (header::RETRY_AFTER, (wait.as_secs() + 1).into()),
+        (StatusCode::SERVICE_UNAVAILABLE, _) => (header::RETRY_AFTER, TRY_AGAIN.into()),
+        _ => return answer,
+    };
+    answer.headers_mut().insert(name, value);
+    answer
 }
 
-fn refused(control: &Control, reason: &Reason, methods: &[Method]) -> Response<Body> {
-    control.metrics.refusals.with_label_values(&[reason.word()]).inc();
-    if let Reason::StoreFailed(_) = reason {
-        control.metrics.store_failures.inc();
-    }
-    let text = serde_json::to_vec(&reason.refusal()).unwrap_or_default();
-    let mut response = respond(reason.status(), "application/json", text.into());
-    // Whole seconds, and none too early.
-    let wait = if let Reason::RateLimited(wait) = reason {
-        wait.as_secs() + u64::from(wait.subsec_nanos() != 0)
-    } else {
-        TRY_AGAIN
-    };
-    let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-    let told = match reason.status() {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Some((header::RETRY_AFTER, HeaderValue::from(wait)))
-        }
-        StatusCode::METHOD_NOT_ALLOWED => {
-            HeaderValue::from_str(&allowed).ok().map(|it| (header::ALLOW, it))
-        }
-        StatusCode::UNAUTHORIZED => {
-            Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
-        }
-        _ => None,
-    };
-    response.headers_mut().extend(told);
-    response
-}
-
-pub(super) fn respond(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    // The types of the protocol can always be written.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    respond(status, "application/json", text).map(Either::Left)
 }

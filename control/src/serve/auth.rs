@@ -1,158 +1,155 @@
-//! Auth: who calls, and what proves it.
+//! Auth: who calls, what proves it, and how often each may ask.
+//!
+//! The last is exact, by the sidecar's own rate limiter. Before anything is proved the caller is
+//! its address; then it is its SPIFFE id, which all pods of a service account share: a whole
+//! Deployment may start at once.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+use std::{hash::RandomState, sync::Arc, time::Duration};
+
+use hyper::HeaderMap;
+use parking_lot::Mutex;
+use remora::{
+    clock,
+    identity::control::verify_client,
+    resilience::rate::{Buckets, KEYS_MAX, Rate},
+    sync::{
+        server::{Peer, bearer},
+        wire,
+    },
 };
+use remora_certs::spiffe_id::SpiffeId;
 
-use hyper::{HeaderMap, header};
-use remora::{clock, sync::wire};
-use remora_certs::{
-    spiffe_id::SpiffeId,
-    x509::{Facts, id_of},
-};
-use rustls::pki_types::CertificateDer;
-use tokio::sync::{Notify, Semaphore};
-
-use super::{Control, Reason, tls};
+use super::{Control, Reason};
 use crate::{
+    fleet::Sender,
     kubernetes::{Cluster, Refused},
     token,
 };
 
-/// Longer than any service-account token.
-const TOKEN_MAX: usize = 16 * 1024;
-
-/// The other end of a connection.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
-    /// As the handshake took it, leaf first; empty for none.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// Whether it has asked for anything yet.
-    pub(crate) asked: AtomicBool,
-    /// Ends the connection at once.
-    pub(crate) kill: Notify,
-    /// A connection has one watch.
-    pub(crate) watching: Arc<Semaphore>,
-}
-
-/// Who calls.
-#[derive(Debug)]
+/// Who makes a call, and to whom.
 pub(crate) struct Caller {
-    pub(crate) id: SpiffeId,
-    pub(crate) proof: Proof,
+    pub(crate) control: Arc<Control>,
+    pub(crate) peer: Arc<Peer>,
 }
 
-/// What proves it.
+/// Whose a certificate is, and when it ends.
+pub(crate) type Certified = (SpiffeId, Duration);
+
+/// What proves who asks for a certificate.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// A certificate of the mesh; when it ends.
-    Certificate(Duration),
+    /// A certificate of the mesh.
+    Certificate,
     /// A join token.
     Join(token::Valid),
     /// A service-account token; of which pod.
     ServiceAccount(Option<String>),
 }
 
-/// Who answers for service-account tokens.
+/// Who answers for service-account tokens, and for which audience they are to be made. Without
+/// that, only join tokens are taken.
+pub(crate) type Tokens = Option<(Arc<Cluster>, String)>;
+
+/// What each may ask, and has asked.
 #[derive(Debug)]
-pub(crate) enum Tokens {
-    /// Nobody: only join tokens are taken.
-    None,
-    /// The API server, of tokens for the audience.
-    Kubernetes(Arc<Cluster>, String),
+pub(crate) struct Limits {
+    /// TLS connections from one address.
+    pub(crate) connections: Limit,
+    /// Calls without a client certificate from one address.
+    pub(crate) strangers: Limit,
+    /// Certificates for one id.
+    pub(crate) certificates: Limit,
+    /// Other calls of one id.
+    pub(crate) calls: Limit,
 }
 
-impl Tokens {
-    /// Whose service-account token it is.
-    async fn service_account(&self, token: &str, trust_domain: &str) -> Result<Caller, Reason> {
-        let Self::Kubernetes(cluster, audience) = self else { return Err(Reason::TokenKind) };
+/// One rate, for each caller on its own.
+#[derive(Debug)]
+pub(crate) struct Limit(Mutex<Buckets>);
+
+impl Caller {
+    /// Who the certificate of the connection says that it is, by the roots of now.
+    pub(crate) fn certified(&self) -> Result<Certified, Reason> {
+        if self.peer.chain.is_empty() {
+            return Err(Reason::Unproved);
+        }
+        let issuing = self.control.live.get();
+        let (id, ends) = verify_client(&issuing.roots, &self.peer.chain, clock::wall())
+            .map_err(|it| Reason::Certificate(it.to_string()))?;
+        if id.trust_domain() != issuing.authority.trust_domain() {
+            return Err(Reason::ForeignId(id.to_string()));
+        }
+        Ok((id, ends))
+    }
+
+    /// A sidecar, by its certificate, that may call now.
+    pub(crate) fn sidecar(&self) -> Result<Certified, Reason> {
+        let caller = self.certified()?;
+        self.control.limits.calls.take(&caller.0)?;
+        Ok(caller)
+    }
+
+    /// What an operator may see and change; the certificate tells one.
+    pub(crate) fn operator(&self) -> Result<&Control, Reason> {
+        let (id, _) = self.sidecar()?;
+        let is_operator = id.path() == wire::OPERATOR_PATH;
+        if is_operator { Ok(&self.control) } else { Err(Reason::NotOperator(id.to_string())) }
+    }
+
+    /// Who asks for a certificate: by the one there is, or by a token.
+    pub(crate) async fn prove(&self, headers: &HeaderMap) -> Result<(SpiffeId, Proof), Reason> {
+        if !self.peer.chain.is_empty() {
+            return Ok((self.certified()?.0, Proof::Certificate));
+        }
+        self.control.limits.strangers.take(&self.peer.address)?;
+        let token = bearer(headers).ok_or(Reason::Unproved)?;
+        if token.starts_with(token::PREFIX) {
+            let valid = token::find(&*self.control.store, token, clock::wall()).await?;
+            return Ok((valid.id.clone(), Proof::Join(valid)));
+        }
+        let (cluster, audience) = self.control.tokens.as_ref().ok_or(Reason::TokenKind)?;
         let account = Box::pin(cluster.review(token, audience)).await.map_err(|it| match it {
             Refused::Token(why) => Reason::TokenRefused(why),
             Refused::Unasked(why) => Reason::ReviewFailed(why),
         })?;
+        let issuing = self.control.live.get();
+        let trust_domain = issuing.authority.trust_domain();
         let id = SpiffeId::workload(trust_domain, &account.namespace, &account.name);
         let id = id.map_err(|it| Reason::TokenRefused(it.to_string()))?;
-        Ok(Caller { id, proof: Proof::ServiceAccount(account.pod) })
+        Ok((id, Proof::ServiceAccount(account.pod)))
+    }
+
+    /// The sidecar `instance` of `id`.
+    pub(crate) fn sender(&self, (id, ends): Certified, instance: &str) -> Result<Sender, Reason> {
+        if !wire::is_instance(instance) {
+            return Err(Reason::Instance);
+        }
+        let (peer, seen) = (self.peer.address, clock::wall().as_secs());
+        Ok(Sender { id, instance: instance.to_owned(), peer, seen, not_after: ends.as_secs() })
     }
 }
 
-impl Peer {
-    pub(crate) fn new(address: IpAddr, chain: Vec<CertificateDer<'static>>) -> Self {
-        let watching = Arc::new(Semaphore::new(1));
-        Self { address, chain, asked: AtomicBool::new(false), kill: Notify::new(), watching }
-    }
-
-    /// Who the certificate of the connection says that it is, by the roots of now; `None`
-    /// where there is no certificate.
-    pub(crate) fn certified(&self, control: &Control) -> Result<Option<Caller>, Reason> {
-        let Some(leaf) = self.chain.first() else { return Ok(None) };
-        let refused = |it: &dyn std::fmt::Display| Reason::Certificate(it.to_string());
-        tls::verify(&control.live.get(), &self.chain, clock::wall()).map_err(|it| refused(&it))?;
-        let id = id_of(leaf).map_err(|it| refused(&it))?;
-        let ends = Facts::of(leaf).map_err(|it| refused(&it))?.not_after;
-        if id.trust_domain() != control.live.get().authority.trust_domain() {
-            return Err(Reason::ForeignId(id.to_string()));
-        }
-        Ok(Some(Caller { id, proof: Proof::Certificate(ends) }))
-    }
-
-    /// A sidecar, by its certificate, that may call now; and when the certificate ends.
-    pub(crate) fn sidecar(&self, control: &Control) -> Result<(SpiffeId, Duration), Reason> {
-        let caller = self.certified(control)?;
-        let Some(Caller { id, proof: Proof::Certificate(ends) }) = caller else {
-            return Err(Reason::Unproved);
-        };
-        control.limits.calls.take(&id)?;
-        Ok((id, ends))
-    }
-
-    /// An operator, by the certificate.
-    pub(crate) fn operator(&self, control: &Control) -> Result<(), Reason> {
-        let (id, _) = self.sidecar(control)?;
-        let is_operator = id.path() == wire::OPERATOR_PATH;
-        if is_operator { Ok(()) } else { Err(Reason::NotOperator(id.to_string())) }
-    }
-
-    /// Who asks for a certificate: by the one there is, or by a token.
-    pub(crate) async fn prove(
-        &self,
-        control: &Control,
-        headers: &HeaderMap,
-    ) -> Result<Caller, Reason> {
-        if let Some(caller) = self.certified(control)? {
-            return Ok(caller);
-        }
-        control.limits.strangers.take(&self.address)?;
-        let token = bearer(headers).ok_or(Reason::Unproved)?;
-        if token.starts_with(token::PREFIX) {
-            let valid = token::find(&control.store, token, clock::wall()).await?;
-            return Ok(Caller { id: valid.id.clone(), proof: Proof::Join(valid) });
-        }
-        let issuing = control.live.get();
-        control.tokens.service_account(token, issuing.authority.trust_domain()).await
-    }
-}
-
-impl Proof {
-    /// As metrics and the audit log have it.
-    pub(crate) fn word(&self) -> &'static str {
-        match self {
-            Self::Certificate(_) => "certificate",
-            Self::Join(_) => "join_token",
-            Self::ServiceAccount(_) => "service_account",
+impl Default for Limits {
+    /// Enough for 1,000 pods of one service account that start at once, behind one address.
+    fn default() -> Self {
+        let a_second = |requests, burst| Rate { requests, per: Duration::from_secs(1), burst };
+        Self {
+            connections: Limit::new(a_second(500, 1_500)),
+            strangers: Limit::new(a_second(50, 1_000)),
+            certificates: Limit::new(a_second(50, 1_000)),
+            calls: Limit::new(a_second(500, 5_000)),
         }
     }
 }
 
-//= https://www.rfc-editor.org/rfc/rfc9110#section-11.1
-//# It uses a case-insensitive token to identify the authentication scheme
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    let fits = scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_MAX;
-    (fits && !token.is_empty()).then_some(token)
+impl Limit {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self(Mutex::new(Buckets::new(rate, KEYS_MAX, RandomState::new(), clock::now())))
+    }
+
+    /// Charges `caller` for one more, or says how long to wait.
+    pub(crate) fn take(&self, caller: &impl ToString) -> Result<(), Reason> {
+        let decision = self.0.lock().take(caller.to_string().as_bytes(), clock::now());
+        if decision.allowed { Ok(()) } else { Err(Reason::RateLimited(decision.retry_after)) }
+    }
 }

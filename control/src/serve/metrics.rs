@@ -1,104 +1,92 @@
-//! Metrics: what control counts, and the page that Prometheus reads.
-//!
-//! | name | labels | what |
-//! |---|---|---|
-//! | `remora_control_requests_total` | 8 calls × some 8 codes | calls answered |
-//! | `remora_control_refusals_total` | some 25 reasons | calls refused, by the word on the wire |
-//! | `remora_control_certificates_total` | 3 proofs | certificates handed out |
-//! | `remora_control_messages_total` | 4 types | lines sent to watches |
-//! | `remora_control_handshakes_total` | 4 results | `ok`, `failed`, `timeout`, `refused` (rate, or too many) |
-//! | `remora_control_watches_dropped_total` | 3 reasons | watches ended by control: `slow`, `expired`, `untrusted` |
-//! | `remora_control_connections` | | TLS connections that are open |
-//! | `remora_control_sidecars` | 2 states | `connected`, `away`: with a valid certificate |
-//! | `remora_control_policy_generation` | | what everybody is to have |
-//! | `remora_control_bundle_sequence` | | what everybody is to trust |
-//! | `remora_control_issuer_not_after_seconds` | | when the issuer ends |
-//! | `remora_control_certificate_not_after_seconds` | | when control's own certificate ends |
-//! | `remora_control_leader` | | 1 on the replica that numbers policy and drives rotations |
-//! | `remora_control_store_failures_total` | | calls refused because the store or the audit log took no write |
-//! | `remora_control_build_info` | version | 1 |
-//!
-//! Beside them are the `process_*` families. Gauges are set when the page is read.
-
-use prometheus::{
-    Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector, process_collector::ProcessCollector,
+use hyper::StatusCode;
+use prometheus::{IntCounter, IntCounterVec};
+use remora::{
+    admin::{self, text},
+    clock,
+    telemetry::metrics::Page,
 };
 
-/// The families, by name.
+use super::Control;
+
+/// What names begin with, but for those of the process.
+const PREFIX: &str = "remora_control_";
+
+/// What is counted, by name.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    registry: Registry,
+    page: Page,
     pub(crate) requests: IntCounterVec,
     pub(crate) refusals: IntCounterVec,
     pub(crate) certificates: IntCounterVec,
     pub(crate) messages: IntCounterVec,
     pub(crate) handshakes: IntCounterVec,
     pub(crate) dropped: IntCounterVec,
-    pub(crate) connections: IntGauge,
-    pub(crate) sidecars: IntGaugeVec,
-    pub(crate) generation: IntGauge,
-    pub(crate) bundle: IntGauge,
-    pub(crate) issuer_ends: IntGauge,
-    pub(crate) own_ends: IntGauge,
-    pub(crate) leader: IntGauge,
     pub(crate) store_failures: IntCounter,
 }
 
 impl Metrics {
     /// All of them, at nothing.
-    ///
-    /// # Errors
-    ///
-    /// When a name is taken or wrong: never, for those above.
-    pub(crate) fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new_custom(Some("remora_control".to_owned()), None)?;
-        let counters = |name, help, labels: &[&str]| {
-            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
-        };
-        let gauge = |name, help| register(&registry, IntGauge::new(name, help)?);
-        let sidecars = Opts::new("sidecars", "Sidecars with a valid certificate.");
-        let build = Opts::new("build_info", "The version of control.");
-        register(&registry, IntGaugeVec::new(build, &["version"])?)?
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
-        Ok(Self {
-            requests: counters("requests_total", "Calls answered.", &["call", "code"])?,
-            refusals: counters("refusals_total", "Calls refused.", &["reason"])?,
-            certificates: counters("certificates_total", "Certificates signed.", &["proof"])?,
-            messages: counters("messages_total", "Lines sent to watches.", &["type"])?,
-            handshakes: counters("handshakes_total", "TLS handshakes.", &["result"])?,
-            dropped: counters("watches_dropped_total", "Watches control ended.", &["reason"])?,
-            connections: gauge("connections", "TLS connections that are open.")?,
-            sidecars: register(&registry, IntGaugeVec::new(sidecars, &["state"])?)?,
-            generation: gauge("policy_generation", "The generation everybody is to have.")?,
-            bundle: gauge("bundle_sequence", "The trust bundle everybody is to have.")?,
-            issuer_ends: gauge("issuer_not_after_seconds", "When the issuer ends.")?,
-            own_ends: gauge("certificate_not_after_seconds", "When the own certificate ends.")?,
-            leader: gauge("leader", "Whether this replica leads.")?,
-            store_failures: register(
-                &registry,
-                IntCounter::new("store_failures_total", "Calls refused for want of a write.")?,
-            )?,
-            registry,
-        })
+    pub(crate) fn new() -> Self {
+        let page = Page::new(PREFIX);
+        page.process("build_info", "The version of control.");
+        Self {
+            requests: page.counters("requests_total", "Calls answered.", &["call", "code"]),
+            refusals: page.counters("refusals_total", "Calls refused.", &["reason"]),
+            certificates: page.counters("certificates_total", "Certificates signed.", &["proof"]),
+            messages: page.counters("messages_total", "Lines sent to watches.", &["type"]),
+            handshakes: page.counters("handshakes_total", "TLS handshakes.", &["result"]),
+            dropped: page.counters("watches_dropped_total", "Watches control ended.", &["reason"]),
+            store_failures: page
+                .counter("store_failures_total", "Calls refused for want of a write."),
+            page,
+        }
     }
 
-    /// The page.
-    pub(crate) fn page(&self) -> Vec<u8> {
-        let mut families = self.registry.gather();
-        families.extend(ProcessCollector::for_self().collect());
+    /// The page, with the gauges as `control` is now.
+    pub(crate) fn page(&self, control: &Control) -> Vec<u8> {
+        let (live, sidecars) = (control.live.get(), control.fleet.all(clock::wall()));
+        let generation = control.publisher.status().generation;
+        let bundle = &live.record.bundle;
+        let (issuer, own) = (live.authority.not_after(), live.svid.not_after());
+        let gauges = Page::new(PREFIX);
+        for (name, help, value) in [
+            ("connections", "TLS connections that are open.", control.drain.count()),
+            ("policy_generation", "The generation everybody is to have.", generation),
+            ("bundle_sequence", "The trust bundle everybody is to have.", bundle.sequence),
+            ("issuer_not_after_seconds", "When the issuer ends.", issuer.as_secs()),
+            ("certificate_not_after_seconds", "When the own certificate ends.", own.as_secs()),
+            ("leader", "Whether this replica leads.", control.store.leads().into()),
+        ] {
+            gauges.show(name, help, value);
+        }
+        let states = gauges.gauges("sidecars", "Sidecars with a valid certificate.", &["state"]);
+        let [connected, away] = ["connected", "away"].map(|it| states.with_label_values(&[it]));
+        for it in &sidecars {
+            if it.connected { connected.inc() } else { away.inc() }
+        }
         let mut page = Vec::new();
-        // Into memory, from families that were checked when they were made.
-        let _written = TextEncoder::new().encode(&families, &mut page).is_ok();
+        self.page.render(&mut page);
+        gauges.render(&mut page);
         page
     }
 }
 
-fn register<T: Collector + Clone + 'static>(
-    registry: &Registry,
-    family: T,
-) -> Result<T, prometheus::Error> {
-    registry.register(Box::new(family.clone()))?;
-    Ok(family)
+/// The page of `path`.
+pub(super) fn answer(control: &Control, path: &str) -> admin::Page {
+    let (live, now) = (control.live.get(), clock::wall());
+    let lacks = |what| text(StatusCode::SERVICE_UNAVAILABLE, what);
+    match path {
+        "/" => text(StatusCode::OK, "/health/live\n/health/ready\n/metrics\n"),
+        "/health/live" => text(StatusCode::OK, "live\n"),
+        "/health/ready" if control.drain.is_leaving() => lacks("leaving\n"),
+        "/health/ready" if live.authority.not_after() <= now => {
+            lacks("the issuer has ended: `remora-control rotate` makes a new one\n")
+        }
+        "/health/ready" if live.svid.not_after() <= now => {
+            lacks("control's own certificate has ended\n")
+        }
+        "/health/ready" => text(StatusCode::OK, "ready\n"),
+        "/metrics" => admin::metrics(control.metrics.page(control)),
+        _ => admin::not_found(),
+    }
 }

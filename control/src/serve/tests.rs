@@ -7,7 +7,10 @@ mod world;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use remora::{clock, sync::wire};
+use remora::{
+    clock,
+    sync::{server, wire},
+};
 use remora_certs::{authority::Key, csr, x509::Facts};
 use serde_json::json;
 use tokio::{
@@ -137,7 +140,8 @@ async fn garbage_on_the_port_disturbs_nobody() {
 #[tokio::test]
 async fn who_says_nothing_is_not_waited_for() {
     let short = Duration::from_millis(100);
-    let pace = super::Pace { handshake: short, patience: short, ..super::Pace::DEFAULT };
+    let peers = server::Pace { handshake: short, patience: short };
+    let pace = super::Pace { peers, ..super::Pace::DEFAULT };
     let world = World::odd(Odd { pace, ..Odd::default() }).await;
     let mut tcp = TcpStream::connect(world.address).await.unwrap();
     assert_eq!(timeout(SOON, tcp.read(&mut [0])).await.unwrap().unwrap(), 0);

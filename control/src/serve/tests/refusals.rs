@@ -3,7 +3,11 @@
 use std::{fs, time::Duration};
 
 use hyper::Method;
-use remora::{clock, resilience::rate::Rate, sync::wire};
+use remora::{
+    clock,
+    resilience::rate::Rate,
+    sync::{server::STRANGERS_MAX, wire},
+};
 use remora_certs::{
     authority::{Key, Plan, create},
     csr,
@@ -11,7 +15,7 @@ use remora_certs::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{limits::Rates, listen::STRANGERS_MAX},
+    super::auth::{Limit, Limits},
     WEB,
     world::{DAY, Odd, World, until},
 };
@@ -117,6 +121,7 @@ async fn what_cannot_be_read_is_refused() {
     for (method, path, reason) in [
         (Method::GET, "/", (404, "no_such_call")),
         (Method::DELETE, wire::CERTIFICATES, (405, "bad_method")),
+        (Method::DELETE, wire::POLICY, (405, "bad_method")),
         (Method::GET, wire::WATCH, (400, "bad_instance")),
         (Method::POST, wire::REPORT, (400, "bad_body")),
         (Method::GET, wire::SIDECARS, (403, "not_operator")),
@@ -125,16 +130,18 @@ async fn what_cannot_be_read_is_refused() {
         let answer = client.call(method.clone(), path, "{").await;
         assert_eq!(answer.reason(), reason, "{method} {path}");
         if reason.0 == 405 {
-            assert_eq!(answer.headers["allow"], "POST");
+            let allowed = if path == wire::POLICY { "GET, POST" } else { "POST" };
+            assert_eq!(answer.headers["allow"], allowed);
         }
     }
 }
 
 #[tokio::test]
 async fn who_asks_too_often_is_told_when_to_come_again() {
-    let few = |burst| Rate { requests: 1, per: Duration::from_hours(1), burst };
-    let rates = Rates { strangers: few(3), certificates: few(2), calls: few(1), ..Rates::DEFAULT };
-    let world = World::odd(Odd { rates, ..Odd::default() }).await;
+    let few = |burst| Limit::new(Rate { requests: 1, per: Duration::from_hours(1), burst });
+    let limits =
+        Limits { strangers: few(3), certificates: few(2), calls: few(1), ..Limits::default() };
+    let world = World::odd(Odd { limits, ..Odd::default() }).await;
     let mut stranger = world.stranger().await;
     let (member, db) =
         (world.join(WEB, "a").await, world.join("spiffe://cluster.local/ns/shop/sa/db", "a").await);
@@ -218,10 +225,10 @@ async fn retire(world: &World) {
     let other = tempfile::tempdir().unwrap();
     let plan = Plan { trust_domain: "cluster.local", root_life: DAY * 9, issuer_life: DAY * 8 };
     let authority = create(other.path(), &plan, clock::wall()).unwrap();
-    let (store, live) = (&world.control.store, &world.control.live);
+    let (store, live) = (&*world.control.store, &world.control.live);
     let mut record = Record::first(issuing::keep(store, &authority).await.unwrap());
     record.bundle.sequence = 2;
-    issuing::write(store, &record, &Expected::Any).await.unwrap();
+    store.put_json(&Record::key(), &record, Expected::Any).await.unwrap();
     live.follow(store, clock::wall()).await.unwrap();
 }
 

@@ -45,15 +45,76 @@ async fn a_sidecar_that_calls_another_service_is_sent_its_policy() {
         before = lines.generation().await;
     }
     assert!(text(&before).contains("shop") && !text(&before).contains("billing"), "{before:?}");
-    let report = wire::Report {
-        instance: "web-1".to_owned(),
-        services: vec!["web.billing".to_owned()],
-        ..wire::Report::default()
-    };
-    let body = serde_json::to_string(&report).unwrap();
-    client.call(hyper::Method::POST, wire::REPORT, &body).await;
+    client.report("web-1", &["web.billing"]).await;
     let after = lines.generation().await;
     assert!(text(&after).contains("shop") && text(&after).contains("billing"), "{after:?}");
+}
+
+#[tokio::test]
+async fn a_stream_resumes_at_what_the_sidecar_has() {
+    let world = World::publishing().await;
+    world.policy("a.yaml", &policy("shop", "11s"));
+    let member = world.join(WEB, "web-1").await;
+    let mut lines = world.client(&member).await.watch("web-1").await;
+    lines.bundle().await;
+    let has = lines.having("11s").await;
+    drop(lines);
+    let mut client = world.client(&member).await;
+    let mut lines = client.resume("web-1", &has).await;
+    lines.bundle().await;
+    // Whatever comes next is new: another generation, or other documents of it.
+    world.policy("b.yaml", &policy("billing", "12s"));
+    let next = lines.generation().await;
+    assert!(has.number < next.number && next.files == has.files, "{next:?}");
+    client.report("web-1", &["web.billing"]).await;
+    let more = lines.generation().await;
+    assert!(more.number == next.number && text(&more).contains("billing"), "{more:?}");
+    drop(lines);
+    // What was in force before is not what it is to have.
+    let mut lines = world.client(&member).await.resume("web-1", &has).await;
+    lines.bundle().await;
+    assert_eq!(lines.generation().await, more);
+}
+
+#[tokio::test]
+async fn what_was_lost_on_the_way_is_sent_though_the_number_is_the_same() {
+    let world = World::publishing().await;
+    world.policy("a.yaml", &(policy("shop", "1s") + "---\n" + &policy("billing", "1s")));
+    let member = world.join(WEB, "web-1").await;
+    let mut client = world.client(&member).await;
+    let mut lines = client.watch("web-1").await;
+    lines.bundle().await;
+    let has = lines.having("shop").await;
+    // Control hears of a service, and the connection ends before the policy for it has come.
+    client.report("web-1", &["web.billing"]).await;
+    drop((lines, client));
+    let mut client = world.client(&member).await;
+    client.report("web-1", &["web.billing"]).await;
+    let mut lines = client.resume("web-1", &has).await;
+    lines.bundle().await;
+    let lost = lines.generation().await;
+    assert!(lost.number == has.number && text(&lost).contains("billing"), "{lost:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_has_forgotten_who_calls_what_takes_nothing_away() {
+    let world = World::publishing().await;
+    world.policy("a.yaml", &(policy("shop", "1s") + "---\n" + &policy("billing", "1s")));
+    let member = world.join(WEB, "web-1").await;
+    let mut client = world.client(&member).await;
+    client.report("web-1", &["web.billing"]).await;
+    let mut lines = client.watch("web-1").await;
+    lines.bundle().await;
+    let has = lines.having("billing").await;
+    world.run.abort();
+    std::fs::remove_dir_all(world.path().join("state/fleet")).unwrap();
+    let again = World::on(world.dir, Odd { publishes: true, ..Odd::default() }).await;
+    let mut client = again.client(&member).await;
+    client.report("web-1", &["web.billing"]).await;
+    let mut lines = client.resume("web-1", &has).await;
+    lines.bundle().await;
+    again.policy("a.yaml", &policy("shop", "2s"));
+    assert!(has.number < lines.generation().await.number);
 }
 
 #[tokio::test]

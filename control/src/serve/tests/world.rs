@@ -12,10 +12,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use remora::{
-    clock,
-    drain::{self, Drain},
+    clock, drain,
     identity::{self, Expected},
     sync::wire,
+    telemetry::Journal,
 };
 use remora_certs::{
     authority::{Key, Plan, create},
@@ -23,22 +23,20 @@ use remora_certs::{
     csr,
     spiffe_id::SpiffeId,
     svid::Svid,
+    x509,
 };
 use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName, version::TLS13};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::super::{
-    Control, Pace, Parts, Server, Settings, audit::Audit, auth::Tokens, limits::Rates,
-};
-use crate::{
-    issuing::Names,
-    publish,
-    store::{Folder, Store},
-    token,
-};
+use super::super::{Control, Pace, Parts, audit, auth::Limits};
+use crate::{issuing::Names, publish, store::Folder, token};
 
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
@@ -55,7 +53,7 @@ pub(super) struct World {
 
 /// What a world is like that is not like others.
 pub(super) struct Odd {
-    pub(super) rates: Rates,
+    pub(super) limits: Limits,
     pub(super) pace: Pace,
     pub(super) leaf_life: Duration,
     /// Whether it follows a folder of policy.
@@ -64,7 +62,7 @@ pub(super) struct Odd {
 
 impl Default for Odd {
     fn default() -> Self {
-        Self { rates: Rates::DEFAULT, pace: Pace::DEFAULT, leaf_life: DAY, publishes: false }
+        Self { limits: Limits::default(), pace: Pace::DEFAULT, leaf_life: DAY, publishes: false }
     }
 }
 
@@ -112,30 +110,24 @@ impl World {
     }
 
     async fn begin(dir: TempDir, odd: Odd) -> Self {
-        let audit = Audit::file(&dir.path().join("state/audit.jsonl")).unwrap();
-        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let (api, address) = local().await;
+        let (admin, admin_address) = local().await;
         let source = publish::Source::Folder(dir.path().join("policy"));
         let parts = Parts {
-            store: Arc::new(Store::Folder(Folder::new(dir.path()))),
+            store: Arc::new(Folder::new(dir.path())),
             dir: Some(dir.path().to_owned()),
             replica: "server".to_owned(),
+            names: Names::default(),
+            audit: Journal::file(&dir.path().join(audit::FILE)).unwrap(),
             policy: publish::Settings { source: odd.publishes.then_some(source), canary: None },
-            tokens: Tokens::None,
-            audit,
-            settings: Settings {
-                listen: vec![local],
-                admin: vec![local],
-                names: Names::default(),
-                leaf_life: odd.leaf_life,
-                rates: odd.rates,
-                pace: odd.pace,
-            },
+            leaf_life: odd.leaf_life,
         };
-        let server = Server::start(parts, Drain::new()).await.unwrap();
-        let [listen, admin] = server.addresses();
-        let control = Arc::clone(&server.control);
-        let run = drain::spawn("server", server.run());
-        Self { dir, control, address: listen[0], admin: admin[0], run }
+        let control = Control::load(parts).await.unwrap();
+        let control = Control { limits: odd.limits, pace: odd.pace, ..control };
+        let control = control.start(vec![api], vec![admin]);
+        let running = Arc::clone(&control);
+        let run = drain::spawn("server", async move { running.run().await });
+        Self { dir, control, address, admin: admin_address, run }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -154,8 +146,9 @@ impl World {
 
     pub(super) async fn token(&self, id: &str, life: Duration) -> String {
         let id = id.parse().unwrap();
-        let made = token::create(&self.control.store, &id, life, clock::wall()).await.unwrap();
-        made.token.to_string()
+        let (token, _) =
+            token::create(&*self.control.store, &id, life, clock::wall()).await.unwrap();
+        token.to_string()
     }
 
     /// Somebody without a certificate, who makes sure of the host's name as curl does.
@@ -219,8 +212,11 @@ impl World {
     /// An operator, as the authority's key makes one.
     pub(super) fn operator(&self) -> Member {
         let issuing = self.control.live.get();
-        let svid = issuing.own(wire::OPERATOR_PATH, DAY, clock::wall()).unwrap();
-        let roots = Bundle::from_pem(issuing.bundle.roots.as_bytes()).unwrap();
+        let svid = issuing
+            .authority
+            .own(wire::OPERATOR_PATH, DAY, &Names::default(), clock::wall())
+            .unwrap();
+        let roots = Bundle::from_pem(issuing.record.bundle.roots.as_bytes()).unwrap();
         Member { id: svid.id().clone(), svid, roots }
     }
 
@@ -282,6 +278,18 @@ impl Client {
         self.call(Method::GET, path, "").await
     }
 
+    /// Reports that these services are called.
+    pub(super) async fn report(&mut self, instance: &str, services: &[&str]) {
+        let report = wire::Report {
+            instance: instance.to_owned(),
+            services: services.iter().map(|it| (*it).to_owned()).collect(),
+            ..wire::Report::default()
+        };
+        let body = serde_json::to_string(&report).unwrap();
+        let answer = self.call(Method::POST, wire::REPORT, &body).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.body);
+    }
+
     pub(super) async fn call(&mut self, method: Method, path: &str, body: &str) -> Answer {
         let request = Request::builder().method(method).uri(uri(path));
         self.answer(request.body(Full::from(body.to_owned())).unwrap()).await
@@ -300,7 +308,18 @@ impl Client {
     }
 
     pub(super) async fn watch(&mut self, instance: &str) -> Lines {
-        let request = Request::get(uri(&format!("{}?instance={instance}", wire::WATCH)));
+        self.watch_as(&format!("instance={instance}")).await
+    }
+
+    /// Resumes at a generation, as its payload was.
+    pub(super) async fn resume(&mut self, instance: &str, has: &wire::Generation) -> Lines {
+        let payload = serde_json::to_string(has).unwrap();
+        let generation = x509::fingerprint(payload.as_bytes());
+        self.watch_as(&format!("instance={instance}&generation={generation}")).await
+    }
+
+    async fn watch_as(&mut self, query: &str) -> Lines {
+        let request = Request::get(uri(&format!("{}?{query}", wire::WATCH)));
         let response = self.response(request.body(Full::default()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK);
         Lines { body: response.into_body(), rest: Vec::new() }
@@ -372,6 +391,13 @@ pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         assert!(clock::now() - begun < SOON, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A listener on a port of its own.
+async fn local() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
 }
 
 fn uri(path: &str) -> String {
