@@ -63,7 +63,9 @@ fn a_server_serves_until_it_is_told_to_end() {
     let dir = tempfile::tempdir().unwrap();
     succeeded(&control(dir.path(), "init --dir ca"));
     let words = "serve --dir ca --listen 127.0.0.1:0 --admin 127.0.0.1:0";
-    let mut server = Command::new(env!("CARGO_BIN_EXE_remora-control"))
+    let limited = "ulimit -S -n 256; exec \"$0\" \"$@\"";
+    let mut server = Command::new("/bin/sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_remora-control")])
         .args(words.split(' '))
         .current_dir(dir.path())
         .stdout(Stdio::piped())
@@ -81,7 +83,16 @@ fn a_server_serves_until_it_is_told_to_end() {
     let token = control(dir.path(), "token create --dir ca --namespace n --service-account s");
     assert!(succeeded(&token).starts_with("remora-join-"));
     let id = server.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let kill =
+        |signal: &str| Command::new("kill").args([signal, id.as_str()]).status().unwrap().success();
+    // A terminal that closes ends nobody.
+    assert!(kill("-HUP"));
+    assert!(page(&address, "/health/live").starts_with("HTTP/1.1 200"));
+    let limits = fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
+    let files = limits.lines().find_map(|it| it.strip_prefix("Max open files")).unwrap();
+    let [soft, hard, _] = files.split_whitespace().collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!(soft, hard, "as many as there may be");
+    assert!(kill("-TERM"));
     assert!(server.wait().unwrap().success());
     let audit = fs::metadata(dir.path().join("ca/state/audit.jsonl")).unwrap();
     assert_eq!(audit.permissions().mode() & 0o777, 0o600);

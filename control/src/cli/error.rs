@@ -1,189 +1,123 @@
 //! Errors: what a command says when it fails, and what to do next.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf};
 
-use remora::telemetry::{log, words};
-use remora_certs::{
-    authority::{self, Unfit},
-    bundle, folder, jwks,
-    spiffe_id::{ParseError, SpiffeId},
-};
+use remora::{identity, sync::client, telemetry};
+use remora_certs::{cli as ca, spiffe_id::SpiffeId};
 
-use super::rotate::Failure;
-use crate::{client, duration::span, inspect, issuing, kubernetes, serve, store};
+use crate::{issuing, kubernetes, store};
 
-/// What is expected nearly everywhere.
-const PEM: &str = "expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`";
-
-/// Why a command failed.
+/// Why a command failed; what to do about it is in [`Error::advice`].
 #[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub(super) enum Error {
-    #[error(transparent)]
-    Authority(#[from] authority::Error),
-    #[error("`{text}` is not a SPIFFE id: {reason}")]
-    Id { text: String, reason: ParseError },
-    #[error("cannot read `{path}`")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("`{0}` has more than 1 MiB")]
-    TooLarge(PathBuf),
-    #[error("`{path}`{}{reason}", .reason.joint())]
-    Inspect { path: PathBuf, reason: inspect::Error },
-    #[error("`{path}`: {reason}")]
-    Bundle { path: PathBuf, reason: bundle::Error },
-    #[error("`{path}`: {reason}")]
-    Jwks { path: PathBuf, reason: jwks::Error },
+    Ca(#[from] ca::Error),
+    Store(#[from] store::Error),
+    Issuing(#[from] issuing::Error),
+    Kubernetes(#[from] kubernetes::Error),
+    /// There is nothing to make an operator of the caller.
+    Operator(issuing::Error),
+    /// The authority of an operator is out of reach.
+    Cluster(kubernetes::Error),
+    #[error("no identity of an operator in `{0}`: {1}")]
+    Identity(PathBuf, identity::Error),
+    #[error("{}", .1.of(.0))]
+    Call(String, Box<client::Error>),
+    #[error("an identity is not enough to begin or to abort a rotation")]
+    NoStore,
+    #[error("the issuer in `{0}` signs already")]
+    Same(PathBuf),
+    #[error("the rotation has gone too far to give it up")]
+    TooFar,
+    #[error("no rotation is under way")]
+    NoRotation,
+    #[error("the rotation was given up meanwhile")]
+    GivenUp,
+    #[error("{0} of {1} sidecars are behind, at `{2}`")]
+    Behind(usize, usize, String),
     #[error("{0}")]
-    Log(log::Error),
-    #[error("cannot use `{path}`")]
-    State { path: PathBuf, source: io::Error },
+    Log(telemetry::log::Error),
+    #[error("cannot listen at `{0}`: {1}")]
+    Listen(SocketAddr, io::Error),
+    #[error("cannot use `{0}`")]
+    State(PathBuf, #[source] io::Error),
     #[error("another server has `{0}`")]
     Served(PathBuf),
-    #[error(transparent)]
-    Kubernetes(#[from] kubernetes::Error),
-    #[error(transparent)]
-    Serve(#[from] serve::Error),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error("a join token for {}", span(*.0))]
-    Ttl(Duration),
-    #[error("`{0}` is reserved")]
-    Reserved(SpiffeId),
-    #[error("cannot write the output")]
-    Output(#[from] io::Error),
     #[error("a server signs with the authority in `{0}`")]
     InUse(PathBuf),
-    #[error(transparent)]
-    Client(#[from] client::Error),
-    #[error(transparent)]
-    Issuing(#[from] issuing::Error),
-    #[error(transparent)]
-    Rotate(#[from] Failure),
+    #[error("a join token for {0}")]
+    Ttl(String),
+    #[error("`{0}` is reserved")]
+    Reserved(SpiffeId),
     #[error("the documents are refused, and nothing was written\n{0}")]
     Policy(String),
     #[error("things that are not well: {0}")]
     Unwell(usize),
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
 }
 
 /// The input was wrong: sysexits(3).
 pub(super) const EX_CONFIG: u8 = 78;
 
-/// Prints an error with its causes in one line, then what to do.
-pub(super) fn tell(error: &Error, err: &mut dyn Write) -> io::Result<()> {
-    writeln!(err, "error: {}", words(error))?;
-    error.hint().map_or(Ok(()), |hint| writeln!(err, "hint: {hint}"))
-}
-
 impl Error {
-    /// Whether the input or the machine is at fault.
-    pub(super) fn code(&self) -> u8 {
-        let machine = matches!(
-            self,
-            Self::Read { .. }
-                | Self::Output(_)
-                | Self::State { .. }
-                | Self::Served(_)
-                | Self::Kubernetes(_)
-                | Self::Serve(_)
-                | Self::Store(_)
-                | Self::Client(_)
-                | Self::Issuing(_)
-                | Self::Unwell(_)
-                | Self::Rotate(Failure::GivenUp | Failure::Behind { .. })
-                | Self::Authority(
-                    authority::Error::Read { .. }
-                        | authority::Error::Write(
-                            folder::Error::Io { .. } | folder::Error::Read { .. }
-                        )
-                        | authority::Error::Sign(_)
-                        | authority::Error::Random,
-                )
-        );
-        if machine { 1 } else { EX_CONFIG }
+    /// Prints it with its causes in one line, then what to do; gives the exit code.
+    pub(super) fn tell(&self, err: &mut dyn io::Write) -> u8 {
+        let (is_input, hint) = self.advice();
+        let hint = if hint.is_empty() { hint } else { format!("hint: {hint}\n") };
+        // Where the error stream is gone, the exit code still tells.
+        let _told = write!(err, "error: {}\n{hint}", telemetry::words(self)).is_ok();
+        if is_input { EX_CONFIG } else { 1 }
     }
 
-    /// What to do about it.
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Authority(error) => return authority_hint(error),
-            Self::Id { .. } => "the form is spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT",
-            Self::Read { .. } => "check the path and who may read it",
-            Self::TooLarge(_) | Self::Inspect { .. } | Self::Bundle { .. } => PEM,
-            Self::Jwks { .. } => "`--format pem` takes roots of any kind",
-            Self::State { .. } | Self::Store(_) => {
-                "check the path, the space left and who may write there"
+    /// Whether the input is at fault, rather than the machine, and what to do.
+    fn advice(&self) -> (bool, String) {
+        let (is_input, hint) = match self {
+            Self::Ca(it) => return (it.is_input(), it.hint().unwrap_or_default()),
+            Self::Store(_) | Self::Issuing(issuing::Error::Store(_)) | Self::State(..) => {
+                (false, "check the path, the space left and who may write there")
             }
-            Self::Log(_) => "a level such as `info`, or `module=level` separated by commas",
-            Self::Served(_) => "stop it first, or talk to it: `remora-control status`",
-            Self::Kubernetes(error) => error.hint(),
-            Self::Serve(error) => error.hint()?,
-            Self::Ttl(_) => "7 days at the most: make another when it is needed",
-            Self::Reserved(_) => "control makes its own; operators use `--dir`, or `issue`",
-            Self::InUse(_) => {
-                "`init` another in another folder, then `remora-control rotate --prove --to FOLDER`"
+            Self::Issuing(issuing::Error::None) => {
+                (false, "`remora-control serve` must have run once for this authority")
             }
-            Self::Client(error) => error.hint(),
-            Self::Rotate(failure) => failure.hint(),
-            Self::Issuing(_) => "`remora-control serve` must have run once for this authority",
-            Self::Unwell(_) => "`remora-control status` shows all of it",
-            // What they say has its own.
-            Self::Policy(_) | Self::Output(_) => return None,
+            Self::Issuing(_) => (false, "--dir takes a folder made by `remora-control init`"),
+            Self::Kubernetes(it) => (false, it.hint),
+            Self::Operator(issuing::Error::None) => (
+                false,
+                "`remora-control serve` takes over what `init` made, and must have run once",
+            ),
+            Self::Operator(_) | Self::Cluster(_) => (
+                false,
+                "--dir takes the folder that `serve` was given, or --kubernetes its cluster",
+            ),
+            Self::Identity(..) => (
+                false,
+                "--identity takes what `remora-control issue --id spiffe://TRUST-DOMAIN/ns/remora\
+                 /sa/operator --out FOLDER` wrote",
+            ),
+            Self::Call(_, it) => (false, it.hint()),
+            Self::NoStore => (true, "name the authority with `--dir` or `--kubernetes`"),
+            Self::Same(_) => (true, "have `init` make another in another folder"),
+            Self::TooFar => (true, "certificates of the new issuer are in use: let it go on"),
+            Self::NoRotation => (true, "`remora-control status` shows what there is"),
+            Self::GivenUp => (false, "somebody ran `rotate --abort`"),
+            Self::Behind(..) => (
+                false,
+                "the server goes on with it: `remora-control rotate --prove` again watches on",
+            ),
+            Self::Log(_) => (true, "a level such as `info`, or `module=level` separated by commas"),
+            Self::Listen(..) => (false, "name another with `--listen` or `--admin`"),
+            Self::Served(_) => (false, "stop it first, or talk to it: `remora-control status`"),
+            Self::InUse(_) => (
+                true,
+                "`init` another in another folder, then `remora-control rotate --prove --to FOLDER`",
+            ),
+            Self::Ttl(_) => (true, "7 days at the most: make another when it is needed"),
+            Self::Reserved(_) => (true, "control makes its own; operators use `--dir`, or `issue`"),
+            Self::Policy(_) => (true, ""),
+            Self::Unwell(_) => (false, "`remora-control status` shows all of it"),
+            Self::Output(_) => (false, ""),
         };
-        Some(hint.to_owned())
-    }
-}
-
-fn authority_hint(error: &authority::Error) -> Option<String> {
-    use authority::Error as E;
-    Some(match error {
-        E::TrustDomain { .. } => "such as `cluster.local`".to_owned(),
-        E::OtherTrustDomain { trust_domain, .. } => {
-            format!("ids of this authority begin with `spiffe://{trust_domain}/`")
-        }
-        E::OtherId { id, .. } => format!("ask for `{id}`, or for no id at all"),
-        E::NoPath(id) => format!("name a workload: `{id}/ns/NAMESPACE/sa/SERVICE-ACCOUNT`"),
-        E::Life(_) => "give a life such as `24h` or `365d`".to_owned(),
-        E::LongerThanSigner { left, .. } => {
-            format!("ask for at most {}, or make a new signer with `init`", span(*left))
-        }
-        E::IssuerEnded => "make a new authority with `remora-control init`".to_owned(),
-        E::Read { .. } | E::Certificate { .. } | E::NoTrustDomain(_) | E::Key(_) => {
-            "--dir takes a folder made by `remora-control init`, with all its files".to_owned()
-        }
-        E::Given { reason, .. } => unfit_hint(reason).to_owned(),
-        E::Write(folder::Error::Exists(_)) => {
-            "nothing was overwritten: choose another folder, or `--force` to replace them"
-                .to_owned()
-        }
-        E::Write(folder::Error::NotALink(_)) => {
-            "choose an empty folder, or remove the file: links into `..data` replace it".to_owned()
-        }
-        E::Write(_) => "check the path, the space left and who may write there".to_owned(),
-        E::DnsName(_) | E::Sign(_) | E::Random => return None,
-    })
-}
-
-fn unfit_hint(reason: &Unfit) -> &'static str {
-    match reason {
-        Unfit::Pem(_) | Unfit::Empty | Unfit::Unreadable { .. } => PEM,
-        Unfit::Many(_) => "`--root` takes the file of one root",
-        Unfit::NotCa(_) | Unfit::NoCertSign(_) => {
-            "have one made that may sign: `isCA: true` in cert-manager, an intermediate in Vault"
-        }
-        Unfit::IsRoot(_) => "a root and its key are `--root` and `--root-key`",
-        Unfit::NotRoot(_) => "an issuer and its key are `--issuer` and `--issuer-key`",
-        Unfit::PathLength(_) => "have a root made whose path length is 1, or not limited",
-        Unfit::NotYet { .. } => "wait, or check the clocks here and where it was made",
-        Unfit::Ended { .. } => "have a new one made where this was made",
-        Unfit::UriConstraint(_) => "have one made without; sidecars check the trust domain anyway",
-        Unfit::OtherTrustDomain { .. } => "leave `--trust-domain` out, or name that one",
-        Unfit::NoTrustDomain(_) => "name the trust domain with `--trust-domain`",
-        Unfit::NoRoot(_) => "name its file with `--root`",
-        Unfit::UnusableKey => "expected one key in PEM, of ECDSA, Ed25519 or RSA, not encrypted",
-        Unfit::OtherKey(_) => "certificate and key must be of one pair",
-        Unfit::Unvouched { .. } => "`remora-control inspect` shows what each certificate may",
+        (is_input, hint.to_owned())
     }
 }

@@ -1,21 +1,10 @@
 //! Push: policy documents into a folder that sidecars watch, good ones only.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Write,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::Args;
-use remora::config::{
-    Context,
-    catalogue::{Catalogue, Files},
-};
-use remora_certs::{
-    authority,
-    folder::{self, File},
-};
+use remora::config::catalogue::Files;
+use remora_certs::cli as ca;
 
 use super::error::Error;
 
@@ -39,64 +28,21 @@ pub(super) struct Push {
 
 pub(super) fn run(args: &Push, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
     let files = Files::read(&args.policy);
-    let warnings = match args.namespace.clone() {
-        Some(namespace) => {
-            let context = Context { namespace, service_account: None, zone: None };
-            files.load(&context).map(|it| it.warnings)
-        }
-        None => Catalogue::new(&files).map(|it| it.warnings),
-    };
+    let warnings = files.check(args.namespace.as_deref());
     let warnings = warnings.map_err(|it| Error::Policy(it.to_string()))?;
     let texts = files.texts();
     if texts.is_empty() {
         let hint = "hint: to have none at all, leave a file with a comment in it";
         return Err(Error::Policy(format!("{}: no *.yaml in it\n{hint}", args.policy.display())));
     }
-    for it in warnings {
-        writeln!(out, "warning: {it}")?;
-    }
-    write(args, &texts, now, out)
-}
-
-/// Makes the files of the folder these.
-fn write(
-    args: &Push,
-    texts: &BTreeMap<String, String>,
-    now: Duration,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
+    warnings.iter().try_for_each(|it| writeln!(out, "warning: {it}"))?;
+    let changes = files.push_to(&args.to, now).map_err(ca::Error::from)?;
     let to = args.to.display();
-    let (mut before, mut removed) = (BTreeMap::new(), BTreeSet::new());
-    if args.to.exists() {
-        let there = Files::read(&args.to);
-        before = there.texts();
-        removed.extend(there.names().filter(|it| !texts.contains_key(it)));
-    }
-    if *texts == before && removed.is_empty() {
+    if changes.is_empty() {
         return Ok(writeln!(out, "nothing to do: `{to}` has the same documents")?);
     }
-    for name in &removed {
-        // It would be read with the others, and is not ours to remove.
-        let path = args.to.join(name);
-        if !path.is_symlink() {
-            return Err(authority::Error::Write(folder::Error::NotALink(path)).into());
-        }
-    }
-    let files = texts.iter();
-    let files: Vec<_> =
-        files.map(|(name, text)| File { name, content: text.as_bytes(), secret: false }).collect();
-    folder::replace(&args.to, &files, now).map_err(authority::Error::Write)?;
-    writeln!(out, "wrote {} file(s) into `{to}`", files.len())?;
-    for name in texts.keys().chain(&removed) {
-        let word = match (before.get(name), texts.get(name)) {
-            (_, None) => "removed",
-            (None, _) => "added",
-            (old, new) if old != new => "changed",
-            _ => continue,
-        };
-        writeln!(out, "  {word:8} {name}")?;
-    }
-    Ok(())
+    writeln!(out, "wrote {} file(s) into `{to}`", texts.len())?;
+    Ok(changes.iter().try_for_each(|(change, name)| writeln!(out, "  {change:8} {name}"))?)
 }
 
 #[cfg(test)]
@@ -128,9 +74,6 @@ mod tests {
             push(&dir, Some("shop")).unwrap(),
             "wrote 2 file(s) into `TO`\n  changed  a.yaml\n  added    c.yaml\n  removed  b.yaml\n"
         );
-        let there = Files::read(&dir.path().join("to"));
-        assert_eq!(there.names().collect::<Vec<_>>(), ["a.yaml", "c.yaml"]);
-        assert_eq!(there.texts(), Files::read(&dir.path().join("from")).texts());
     }
 
     #[test]
@@ -140,7 +83,7 @@ mod tests {
         push(&dir, Some("shop")).unwrap();
         put(&dir, &[("b.yaml", "kind: Nothing\n")]);
         let error = push(&dir, Some("shop")).unwrap_err();
-        assert_eq!(error.code(), super::super::error::EX_CONFIG);
+        assert_eq!(error.tell(&mut std::io::sink()), super::super::error::EX_CONFIG);
         let error = error.to_string().replace(&dir.path().display().to_string(), "DIR");
         assert!(error.contains("\nDIR/from/b.yaml:1:7: unknown kind `Nothing`\nhint: "), "{error}");
         assert_eq!(Files::read(&dir.path().join("to")).names().collect::<Vec<_>>(), ["a.yaml"]);
@@ -176,16 +119,6 @@ mod tests {
         let error = push(&dir, Some("shop")).unwrap_err().to_string();
         assert!(error.contains("own.yaml` is a file of its own"), "{error}");
         assert_eq!(fs::read_dir(dir.path().join("to")).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn what_a_crash_left_behind_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        put(&dir, &[("a.yaml", STRICT)]);
-        push(&dir, Some("shop")).unwrap();
-        std::os::unix::fs::symlink("..data/b.yaml", dir.path().join("to/b.yaml")).unwrap();
-        let told = push(&dir, Some("shop")).unwrap();
-        assert_eq!(told, "wrote 1 file(s) into `TO`\n  removed  b.yaml\n");
     }
 
     fn put(dir: &TempDir, files: &[(&str, &str)]) {

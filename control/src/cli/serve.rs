@@ -1,7 +1,7 @@
 //! Serve: control as a process, from flags to the last write after SIGTERM.
 
 use std::{
-    fs,
+    fs::File,
     io::{self, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -11,12 +11,14 @@ use std::{
 
 use clap::Args;
 use remora::{
-    clock,
     drain::{self, Drain},
-    telemetry::log,
+    sync::host_name,
+    telemetry::{Journal, log},
+    transport::listen::{bind_all, raise_descriptors},
 };
 use tokio::{
-    runtime,
+    net::TcpListener,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
 
@@ -24,14 +26,14 @@ use super::error::Error;
 use crate::{
     duration::parse as duration,
     issuing::Names,
-    kubernetes::{self, Cluster, First},
+    kubernetes::{self, Cluster},
     publish,
-    serve::{Pace, Parts, Server, Settings, audit::Audit, auth::Tokens, limits::Rates},
-    store::{self, Folder, Store},
+    serve::{Control, Parts, audit},
+    store::{Folder, Store},
 };
 
-/// The audit log, in the authority's folder.
-const AUDIT: &str = "state/audit.jsonl";
+/// Where the API is, unless it is said.
+const LISTEN: &str = "0.0.0.0:15030,[::]:15030";
 
 /// Serve certificates and policy to sidecars, until SIGTERM
 ///
@@ -59,12 +61,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FOLDER")]
     policy: Option<PathBuf>,
     /// Where the API listens
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        value_delimiter = ',',
-        default_value = "0.0.0.0:15030,[::]:15030"
-    )]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = LISTEN)]
     listen: Vec<SocketAddr>,
     /// Where health and metrics are, in plain HTTP
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:15031")]
@@ -94,142 +91,99 @@ fn percent(text: &str) -> Result<u8, &'static str> {
 }
 
 pub(super) fn run(args: Serve, out: &mut dyn Write) -> Result<(), Error> {
-    // Whatever else is left out, the audit log is not.
-    match log::init(log::Format::Json, &format!("{},audit=info", args.log)) {
-        // Whoever runs control as a part logs already.
-        Ok(()) | Err(log::Error::Twice(_)) => (),
-        Err(error) => return Err(Error::Log(error)),
+    // Whoever runs control as a part logs already.
+    if let Err(error @ log::Error::Filter { .. }) = log::init(log::Format::Json, &args.log) {
+        return Err(Error::Log(error));
     }
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(async {
-        if args.kubernetes {
-            Box::pin(in_kubernetes(args, out)).await
-        } else {
-            Box::pin(in_folder(args, out)).await
-        }
-    });
+    raise_descriptors();
+    let runtime = Runtime::new()?;
+    let served = runtime.block_on(Box::pin(serve(args, out)));
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
-async fn in_folder(mut args: Serve, out: &mut dyn Write) -> Result<(), Error> {
-    let dir = args.dir.take().unwrap_or_default();
-    let folder = Folder::new(&dir);
-    let unusable = |source| Error::State { path: dir.clone(), source };
-    let Some(_serving) = folder.serve().map_err(unusable)? else {
-        return Err(Error::Served(dir));
+/// Serves and says where, until the process is told to end.
+async fn serve(mut args: Serve, out: &mut dyn Write) -> Result<(), Error> {
+    let (control, _alone) = match args.dir.take() {
+        Some(dir) => Box::pin(in_folder(&args, dir)).await?,
+        None => Box::pin(in_kubernetes(&mut args)).await?,
     };
-    let audit = Audit::file(&dir.join(AUDIT)).map_err(unusable)?;
-    let source = args.policy.take().map(publish::Source::Folder);
-    let store = Arc::new(Store::Folder(folder));
-    let parts = Parts { dir: Some(dir), audit, ..parts(args, store, source, Vec::new()) };
-    Box::pin(serve(parts, Drain::new(), None, out)).await
-}
-
-async fn in_kubernetes(args: Serve, out: &mut dyn Write) -> Result<(), Error> {
-    let (options, drain) = (args.options.clone(), Drain::new());
-    let replica = options.replica.or_else(host_name).unwrap_or_default();
-    let cluster = Arc::new(
-        Cluster::connect(options.namespace.as_deref().unwrap_or_default(), &replica).await?,
-    );
-    let store = Arc::new(Store::Kubernetes(store::Kubernetes::new(Arc::clone(&cluster))));
-    let first =
-        First { trust_domain: &options.trust_domain, secret: options.issuer_secret.as_deref() };
-    Box::pin(cluster.begin(&store, first, clock::wall())).await?;
-    cluster.start(&drain).await.map_err(kubernetes::Error::from)?;
-    let policy = cluster.policy().await.map_err(kubernetes::Error::from)?;
-    let source = publish::Source::Files(policy);
-    let host = format!("remora-control.{}", cluster.namespace());
-    let tokens = Tokens::Kubernetes(Arc::clone(&cluster), options.audience);
-    let names = vec![format!("{host}.svc"), host];
-    let parts = Parts { replica, tokens, ..parts(args, store, Some(source), names) };
-    let bundle = (cluster, options.bundle_namespaces);
-    Box::pin(serve(parts, drain, Some(bundle), out)).await
-}
-
-/// Of a server that is alone, and has `own` names beside those of [`Names`].
-fn parts(
-    args: Serve,
-    store: Arc<Store>,
-    source: Option<publish::Source>,
-    own: Vec<String>,
-) -> Parts {
-    let wait = args.canary_wait.unwrap_or(publish::WAIT);
-    let canary = args.canary.map(|percent| publish::Canary { percent, wait });
-    Parts {
-        store,
-        dir: None,
-        replica: "server".to_owned(),
-        policy: publish::Settings { source, canary },
-        tokens: Tokens::None,
-        audit: Audit::Log,
-        settings: Settings {
-            names: names(own, &args.name, &args.listen),
-            listen: args.listen,
-            admin: args.admin,
-            leaf_life: args.leaf_life,
-            rates: Rates::DEFAULT,
-            pace: Pace::DEFAULT,
-        },
-    }
-}
-
-/// The host's name, which is that of its pod in Kubernetes.
-fn host_name() -> Option<String> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim().to_ascii_lowercase()).filter(|it| !it.is_empty())
-}
-
-async fn serve(
-    parts: Parts,
-    drain: Drain,
-    bundle: Option<(Arc<Cluster>, Vec<String>)>,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
-    let leave = leave(drain.clone())?;
-    let server = Box::pin(Server::start(parts, drain)).await?;
-    let [listen, admin] = server.addresses();
-    let urls = |scheme: &str, all: &[SocketAddr]| {
-        let urls: Vec<_> = all.iter().map(|it| format!("{scheme}://{it}")).collect();
-        urls.join(", ")
-    };
-    writeln!(out, "serving `{}` at {}", server.trust_domain(), urls("https", &listen))?;
-    writeln!(out, "  health and metrics at {}", urls("http", &admin))?;
-    out.flush()?;
-    drain::spawn("signals", leave);
-    if let Some((cluster, namespaces)) = bundle {
-        drain::spawn("bundle", kubernetes::keep_bundle(cluster, namespaces, server.live()));
-    }
-    Box::pin(server.run()).await;
-    Ok(())
-}
-
-/// Begins the drain when the process is told to end.
-fn leave(drain: Drain) -> io::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    // Once it is watched, a terminal that closes ends nobody.
+    let _hung_up = signal(SignalKind::hangup())?;
+    let (listeners, api) = listen("https", &args.listen)?;
+    let (admin, pages) = listen("http", &args.admin)?;
+    let control = control.start(listeners, admin);
+    let trust_domain = control.live.get().authority.trust_domain().to_owned();
+    writeln!(out, "serving `{trust_domain}` at {api}\n  health and metrics at {pages}")?;
+    out.flush()?;
+    let told = async {
         tokio::select! {
             _ = terminate.recv() => (),
             _ = interrupt.recv() => (),
         }
         tracing::info!("leaving");
-        drain.begin();
-    })
+        control.drain.begin();
+    };
+    tokio::join!(told, control.run());
+    Ok(())
 }
 
-/// What control's certificate is to have beside its id.
-fn names(own: Vec<String>, given: &[String], listen: &[SocketAddr]) -> Names {
+/// A server of files, and what keeps others off them for as long as it lives.
+async fn in_folder(args: &Serve, dir: PathBuf) -> Result<(Control, Option<File>), Error> {
+    let unusable = |source| Error::State(dir.clone(), source);
+    let folder = Folder::new(&dir);
+    let Some(alone) = folder.serve().map_err(unusable)? else { return Err(Error::Served(dir)) };
+    let audit = Journal::file(&dir.join(audit::FILE)).map_err(unusable)?;
+    let source = args.policy.clone().map(publish::Source::Folder);
+    let parts = Parts { dir: Some(dir), audit, ..parts(args, Arc::new(folder), source) };
+    Ok((Control::load(parts).await?, Some(alone)))
+}
+
+/// A server of Kubernetes objects, with whom it shares nothing but them.
+async fn in_kubernetes(args: &mut Serve) -> Result<(Control, Option<File>), Error> {
+    let (options, drain) = (args.options.clone(), Drain::new());
+    let replica = options.replica.clone().unwrap_or_else(|| host_name().to_ascii_lowercase());
+    let cluster = Arc::new(Cluster::connect(options.namespace.as_deref(), &replica).await?);
+    options.begin(&cluster).await?;
+    let source = kubernetes::start(&cluster, &drain).await?;
+    let host = format!("remora-control.{}", cluster.namespace());
+    args.name.extend([format!("{host}.svc"), host]);
+    let mut control = Control::load(Parts {
+        replica,
+        ..parts(args, Arc::<Cluster>::clone(&cluster), Some(source))
+    })
+    .await?;
+    let (live, others) = (Arc::clone(&control.live), options.bundle_namespaces);
+    drain::spawn("bundle", kubernetes::keep_bundle(Arc::clone(&cluster), others, live));
+    (control.drain, control.tokens) = (drain, Some((cluster, options.audience)));
+    Ok((control, None))
+}
+
+/// What a server begins with that is alone.
+fn parts(args: &Serve, store: Arc<Store>, source: Option<publish::Source>) -> Parts {
+    let wait = args.canary_wait.unwrap_or(publish::WAIT);
+    let canary = args.canary.map(|percent| publish::Canary { percent, wait });
+    let bound = args.listen.iter().map(SocketAddr::ip).filter(|it| !it.is_unspecified());
     let mut names = Names::default();
-    names.dns.extend(own);
-    names.addresses.extend(listen.iter().map(SocketAddr::ip).filter(|it| !it.is_unspecified()));
-    for name in given {
-        match name.parse() {
-            Ok(address) => names.addresses.push(address),
-            Err(_) => names.dns.push(name.clone()),
-        }
+    names.dns.push("remora-control".to_owned());
+    names.extend(args.name.iter().cloned().chain(bound.map(|it| it.to_string())));
+    Parts {
+        store,
+        dir: None,
+        replica: "server".to_owned(),
+        names,
+        audit: Journal::log("audit", io::stderr()),
+        policy: publish::Settings { source, canary },
+        leaf_life: args.leaf_life,
     }
-    names.addresses.sort_unstable();
-    names.addresses.dedup();
-    names
+}
+
+/// Listens at these addresses, and says at which.
+fn listen(scheme: &str, addresses: &[SocketAddr]) -> Result<(Vec<TcpListener>, String), Error> {
+    let all = bind_all(addresses).map_err(|(address, error)| Error::Listen(address, error))?;
+    let urls = all.iter().map(|it| Ok(format!("{scheme}://{}", it.local_addr()?)));
+    let urls = urls.collect::<io::Result<Vec<_>>>()?.join(", ");
+    Ok((all, urls))
 }

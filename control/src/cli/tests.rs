@@ -4,10 +4,10 @@
 
 mod serving;
 
-use std::{io, os::unix::fs::PermissionsExt as _};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use expect_test::{Expect, expect};
-use remora_certs::{bundle::Bundle, pem, svid::Svid};
+use remora_certs::{bundle::Bundle, jwks, pem, svid::Svid};
 use tempfile::TempDir;
 
 use super::*;
@@ -290,6 +290,16 @@ fn inspect_says_what_is_wrong_with_a_file() {
         error: `DIR/half`, line 2: the `CERTIFICATE` that begins here has no end
         hint: expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`
     "#]],
+    );
+    fs::write(dir.path().join("large"), vec![b'#'; 1024 * 1024 + 1]).unwrap();
+    check(
+        &dir,
+        "inspect DIR/large",
+        78,
+        &expect![[r#"
+            error: `DIR/large` has more than 1 MiB
+            hint: expected certificates in PEM, which begin with `-----BEGIN CERTIFICATE-----`
+        "#]],
     );
     check(
         &dir,

@@ -2,80 +2,53 @@
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
-use remora_certs::{
-    authority::{self, Authority},
-    spiffe_id::SpiffeId,
-};
+use clap::Subcommand;
+use remora::sync::wire;
+use remora_certs::{authority::Authority, cli as ca};
 
-use super::{Workload, error::Error};
+use super::error::Error;
 use crate::{
-    client,
     duration::{date, parse as duration, span},
-    store::{Folder, Store},
+    store::Folder,
     token,
 };
 
 /// Join tokens, by which workloads get their first certificate
-#[derive(Args)]
-pub(super) struct Token {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
-    Create(Create),
-}
-
-/// Make a join token for one workload, and print it: it is shown this once
-///
-/// The token is good for one key. Whoever has it can be the workload, so give it to the
-/// sidecar as a file that only it can read (`--control-token FILE`). The server need not
-/// run, nor be told.
-#[derive(Args)]
-struct Create {
-    /// The authority's folder, made by `init`
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    #[command(flatten)]
-    workload: Workload,
-    /// How long it may be used: 10m, 1h, 7d at the most
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
-    ttl: Duration,
+pub(super) enum Token {
+    /// Make a join token for one workload, and print it: it is shown this once
+    ///
+    /// The token is good for one key. Whoever has it can be the workload, so give it to the
+    /// sidecar as a file that only it can read (`--control-token FILE`). The server need not
+    /// run, nor be told.
+    Create {
+        /// The authority's folder, made by `init`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[command(flatten)]
+        workload: ca::Workload,
+        /// How long it may be used: 10m, 1h, 7d at the most
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+        ttl: Duration,
+    },
 }
 
 /// The token goes to `out` and nothing else, so that a script can take it.
-pub(super) fn run(
-    args: &Token,
+pub(super) async fn run(
+    Token::Create { dir, workload, ttl }: &Token,
     now: Duration,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<(), Error> {
-    let Command::Create(args) = &args.command;
-    if token::LIFE_MAX < args.ttl {
-        return Err(Error::Ttl(args.ttl));
+    if token::LIFE_MAX < *ttl {
+        return Err(Error::Ttl(span(*ttl)));
     }
-    let authority = Authority::open(&args.dir)?;
-    let id = args.workload.id(authority.trust_domain())?;
-    check(&id, authority.trust_domain())?;
-    let store = Store::Folder(Folder::new(&args.dir));
-    let made = client::block_on(token::create(&store, &id, args.ttl, now))??;
-    writeln!(out, "{}", *made.token)?;
-    writeln!(err, "join token {} of `{id}`", made.name)?;
-    writeln!(err, "  for {}, until {}", span(args.ttl), date(made.expires))?;
-    Ok(())
-}
-
-/// Whether the server would take it.
-fn check(id: &SpiffeId, trust_domain: &str) -> Result<(), Error> {
-    if id.trust_domain() != trust_domain {
-        let trust_domain = trust_domain.to_owned();
-        let id = id.clone();
-        return Err(authority::Error::OtherTrustDomain { id, trust_domain }.into());
+    let id = Authority::open(dir).and_then(|it| workload.id(&it)).map_err(ca::Error::from)?;
+    if wire::is_reserved(id.path()) {
+        return Err(Error::Reserved(id));
     }
-    if id.path().is_empty() {
-        return Err(authority::Error::NoPath(id.clone()).into());
-    }
-    if token::is_reserved(id) { Err(Error::Reserved(id.clone())) } else { Ok(()) }
+    let (token, name) = token::create(&Folder::new(dir), &id, *ttl, now).await?;
+    writeln!(out, "{}", *token)?;
+    writeln!(err, "join token {name} of `{id}`")?;
+    Ok(writeln!(err, "  for {}, until {}", span(*ttl), date(now + *ttl))?)
 }

@@ -224,7 +224,7 @@ fn a_server_that_cannot_begin_says_why() {
         Usage: remora-control serve --canary <PERCENT> --dir <DIR> --listen <ADDRESS> --admin <ADDRESS> --canary-wait <TIME>
 
         For more information, try '--help'.
-        error: bad log filter `remora=loud,audit=info`
+        error: bad log filter `remora=loud`
         hint: a level, or `module=level` separated by commas
         hint: a level such as `info`, or `module=level` separated by commas
         error: the following required arguments were not provided:

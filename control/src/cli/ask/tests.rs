@@ -1,5 +1,8 @@
 use expect_test::expect;
-use remora::sync::wire::{Canary, Certificate, Policy, Report};
+use remora::sync::{
+    wire::{Certificate, Policy, PolicyStatus, Report, RotationStatus, Sidecar, Sidecars},
+    words::Overview,
+};
 
 use super::*;
 
@@ -7,7 +10,7 @@ const NOW: Duration = Duration::from_secs(1_770_091_506);
 
 #[test]
 fn status_shows_each_sidecar_and_what_all_are_to_have() {
-    let mut all = everything();
+    let mut all = overview();
     all.sidecars.sidecars[1].connected = false;
     all.sidecars.sidecars[1].report.last_error = Some("no space left on device".to_owned());
     let mut out = Vec::new();
@@ -25,17 +28,8 @@ fn status_shows_each_sidecar_and_what_all_are_to_have() {
     .assert_eq(&String::from_utf8(out).unwrap());
 }
 
-#[test]
-fn what_is_on_trial_or_refused_is_said() {
-    let (generation, error) = (17, Some("`a.yaml:1:2`: unknown key".to_owned()));
-    let canary = Some(Canary { generation: 18, percent: 10, accepted: 1, asked: 3 });
-    let policy = PolicyStatus { generation, canary, history: Vec::new(), error };
-    expect![["generation 17; 18 on trial with 10 %: 1 of 3 took it; `a.yaml:1:2`: unknown key"]]
-        .assert_eq(&in_words(&policy));
-}
-
 /// Two sidecars that are well.
-pub(in crate::cli) fn everything() -> Everything {
+fn overview() -> Overview {
     let issuer = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
     let sidecar = |instance: &str| Sidecar {
         id: "spiffe://td/ns/shop/sa/orders".to_owned(),
@@ -55,7 +49,7 @@ pub(in crate::cli) fn everything() -> Everything {
             ..Report::default()
         },
     };
-    Everything {
+    Overview {
         sidecars: Sidecars {
             generation: 17,
             issuer: issuer.to_owned(),
