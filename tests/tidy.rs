@@ -30,9 +30,9 @@ const LINES_MAX: usize = 400;
 /// Lines of a file of tests: cases are looked up rather than read through.
 const TEST_LINES_MAX: usize = 600;
 
-/// Lines of code of `control/`, without blank ones, comments and tests. The aim is 3,000, to read
-/// it in an hour: this is what it has, and may only fall.
-const CONTROL_LINES_MAX: usize = 6_150;
+/// Lines of code of `control/`, without blank ones, comments and tests: so many can be read in an
+/// hour.
+const CONTROL_LINES_MAX: usize = 3_000;
 
 /// All there is at the top; prose lives in the README of the folder it is about.
 const TOP_LEVEL: &[&str] = &[
@@ -98,9 +98,9 @@ fn no_module_is_called_mod() {
     report(named_mod.map(|it| format!("{}: name it after its folder, beside the folder", it.path)));
 }
 
-/// Every Rust file of the three packages and their tests.
+/// Every Rust file of the four packages and their tests.
 fn sources() -> impl Iterator<Item = File> {
-    const PLACES: [&str; 5] = ["src/", "control/", "certs/", "tests/", "examples/"];
+    const PLACES: [&str; 6] = ["src/", "control/", "certs/", "k8s/", "tests/", "examples/"];
     let rust = project().into_iter().filter(|it| it.has_extension("rs"));
     rust.filter(|it| PLACES.iter().any(|place| it.path.starts_with(place)))
 }

@@ -8,6 +8,7 @@ use remora::clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
+    host::Host,
     http as web,
     load::Load,
     pods::{
@@ -31,6 +32,7 @@ pub(crate) const CASES: &[Case] = &[
     ("lifecycle_all_that_is_missing_is_said_at_once", settings),
     ("lifecycle_a_port_in_use_is_said_clearly", port_in_use),
     ("lifecycle_running_out_of_descriptors_is_survived", descriptors),
+    ("lifecycle_as_many_descriptors_are_used_as_there_may_be", limit),
 ];
 
 fn health() {
@@ -229,15 +231,26 @@ fn port_in_use() {
 /// A port somebody else has.
 const OTHER: u16 = 8500;
 
+/// A sidecar begun with these limits of a shell.
+fn limited(host: &Host, limits: &str) -> Sidecar {
+    let mut command = Command::new("/bin/sh");
+    let script = format!("{limits} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_remora")]).args(Setup::nobody().arguments());
+    let sidecar = Sidecar::new(host, host.spawn(command));
+    sidecar.process.wait_for("ready to serve");
+    sidecar
+}
+
+fn limit() {
+    let [web] = Topology::of(["web"]);
+    let sidecar = limited(&web, "ulimit -S -n 256 && ulimit -H -n 512");
+    assert_eq!(sidecar.count("process_max_fds", &[]), 512);
+}
+
 fn descriptors() {
     let [web, orders] = Topology::of(["web", "orders"]);
     let _app = orders.http_app(APP);
-    let mut limited = Command::new("/bin/sh");
-    limited
-        .args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_remora")])
-        .args(Setup::nobody().arguments());
-    let sidecar = Sidecar::new(&orders, orders.spawn(limited));
-    sidecar.process.wait_for("ready to serve");
+    let sidecar = limited(&orders, "ulimit -n 64");
     let to = inbound(orders.v4());
     let full = "cannot accept connections for a moment";
     let held = web.run(move || async move {

@@ -16,6 +16,7 @@ use crate::{
 pub(crate) const CASES: &[Case] = &[
     ("rotation_finishes_though_control_is_killed_at_each_step", killed),
     ("rotation_waits_for_a_sidecar_that_is_cut_off", cut_off),
+    ("rotation_goes_on_without_a_killed_pod_that_an_operator_leaves_out", left_out),
 ];
 
 /// `web` asks `orders`, and both live by control.
@@ -97,6 +98,24 @@ fn cut_off() {
     load.go_on_for(100);
     away.plug();
     let (code, said) = shop.control.command(&["rotate", "--prove"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.starts_with("a rotation is under way, at `trust`\n"), "{said}");
+    load.go_on_for(100);
+    load.stop_without_failure();
+    drop(shop.dns);
+}
+
+fn left_out() {
+    let [control, web, orders, gone] = Topology::of(["control", "web", "orders", "gone"]);
+    let shop = Shop::new(&control, web, &orders);
+    // Its process is killed, and so says no farewell.
+    drop(shop.control.sidecar(&gone, "gone", shop.web.v4()));
+    let load = shop.load();
+    load.go_on_for(100);
+    let (code, said) = shop.control.command(&["rotate", "--prove", "--root", "--timeout", "2s"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("1 of 3 sidecars are behind, at `trust`"), "{said}");
+    let (code, said) = shop.control.command(&["rotate", "--prove", "--without", "gone"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.starts_with("a rotation is under way, at `trust`\n"), "{said}");
     load.go_on_for(100);

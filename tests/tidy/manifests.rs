@@ -41,9 +41,9 @@ fn control_may_do_what_it_does_and_no_more() {
             && value(it, "rules.0.verbs.0").is_some()
     };
     let allowed: BTreeSet<_> = roles.iter().filter(own).flat_map(allowed).collect();
-    let transcripts = files.iter().filter(|it| {
-        it.path.starts_with("control/src/kubernetes/tests/") && it.path.ends_with(".txt")
-    });
+    let transcripts = files
+        .iter()
+        .filter(|it| it.path.starts_with("k8s/src/tests/") && it.path.ends_with(".txt"));
     let done: BTreeSet<_> = transcripts.flat_map(|it| it.text.lines().filter_map(call)).collect();
     assert_eq!(allowed, done);
 }

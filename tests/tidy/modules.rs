@@ -60,7 +60,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "drain",
         ],
     ),
-    ("sync", &["config", "resilience", "telemetry", "drain", "identity", "clock"]),
+    ("sync", &["config", "resilience", "telemetry", "drain", "identity", "clock", "transport"]),
     ("admin", &["config", "telemetry", "drain", "identity", "clock"]),
     (
         "app",
