@@ -96,8 +96,11 @@ async fn begin(args: &Rotate, store: &Store, now: Duration) -> Result<String, Er
     let (present, mut record, version) = signer.ok_or(issuing::Error::None)?;
     let (key, version) = (Record::key(), Expected::Version(&version));
     if record.step != Step::Rest {
-        record.without.extend_from_slice(&args.without);
-        store.put_json(&key, &record, version).await?;
+        // The server may go on at any moment, and would be in the way of a needless write.
+        if !args.without.is_empty() {
+            record.without.extend_from_slice(&args.without);
+            store.put_json(&key, &record, version).await?;
+        }
         return Ok(under_way(record.step));
     }
     let dir = args.operator.dir.as_deref();
@@ -168,4 +171,45 @@ fn say(out: &mut dyn Write, quiet: bool, line: &str) -> Result<(), Error> {
         out.flush()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt as _};
+
+    use clap::Parser;
+    use remora_certs::authority::{Plan, create};
+
+    use super::*;
+    use crate::store::Folder;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        rotate: Rotate,
+    }
+
+    #[tokio::test]
+    async fn one_under_way_is_written_only_for_whom_to_leave_out() {
+        let (dir, now) = (tempfile::tempdir().unwrap(), clock::wall());
+        let life = Duration::from_hours(24 * 365);
+        let plan = Plan { trust_domain: "td", root_life: life, issuer_life: life };
+        let first = create(dir.path(), &plan, now).unwrap();
+        let store = Folder::new(dir.path());
+        issuing::begin(&store, &first).await.unwrap();
+        let rotate = async |arguments: &[&str]| {
+            let dir = dir.path().to_str().unwrap();
+            let arguments = [&["rotate", "--dir", dir, "--root"][..], arguments].concat();
+            begin(&Command::parse_from(arguments).rotate, &store, now).await.unwrap()
+        };
+        let written = || fs::metadata(dir.path().join("state/state/rotation")).unwrap().ino();
+        assert!(rotate(&[]).await.starts_with("prepared a new issuer, until "));
+        let before = written();
+        assert_eq!(rotate(&[]).await, "a rotation is under way, at `trust`");
+        assert_eq!(written(), before);
+        rotate(&["--without", "orders-0"]).await;
+        assert_ne!(written(), before);
+        let (record, _) = issuing::record(&store).await.unwrap().unwrap();
+        assert_eq!(record.without, ["orders-0"]);
+    }
 }
