@@ -19,7 +19,9 @@ use crate::store::{Key, Kind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Step {
-    /// Nothing: no rotation is under way.
+    /// Nothing: no rotation is under way. One that an earlier version had but prepared, of which
+    /// nobody was told, is begun anew.
+    #[serde(alias = "prepare")]
     Rest,
     /// Everybody to trust the new root beside the old one.
     Trust,
