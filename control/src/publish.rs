@@ -114,8 +114,8 @@ pub(crate) struct Published {
 struct Seen {
     /// How the trial that is under way goes, and since when we wait for it.
     trial: Option<(wire::Canary, Instant)>,
-    /// When sidecars were last asked for their numbers.
-    numbers: Option<Instant>,
+    /// When documents last got another number because a sidecar has a higher one.
+    raised: Option<Instant>,
     /// What keeps us from doing our work.
     trouble: Option<String>,
 }
@@ -139,7 +139,7 @@ impl Publisher {
     }
 
     /// Keeps what is handed out up to date; never returns. `sidecars` tells how all of them
-    /// do, and is asked twice a second during a trial, and every 30 s otherwise.
+    /// do, and is asked twice a second.
     ///
     /// # Cancel safety
     ///
@@ -265,10 +265,9 @@ impl Seen {
             let since = known.map_or(now, |it| it.1);
             let canary = record.judge(&sidecars(), wait <= passed(since));
             self.trial = canary.map(|it| (it, since));
-        } else if self.numbers.is_none_or(|it| RAISE <= passed(it)) {
+        } else if self.raised.is_none_or(|it| RAISE <= passed(it)) && record.raise(&sidecars()) {
             // Not during a trial: two numbers at once are one too many.
-            self.numbers = Some(now);
-            record.raise(&sidecars());
+            self.raised = Some(now);
         }
     }
 }

@@ -157,16 +157,17 @@ impl Record {
         Some(wire::Canary { generation, percent, accepted, asked })
     }
 
-    /// Goes above the numbers that sidecars have, which an earlier store gave them.
-    pub(super) fn raise(&mut self, sidecars: &[Sidecar]) {
+    /// Goes above the numbers that sidecars have, which an earlier store gave them; tells
+    /// whether documents have another number for it.
+    pub(super) fn raise(&mut self, sidecars: &[Sidecar]) -> bool {
         let policies = sidecars.iter().map(|it| &it.report.policy);
         let numbers = policies.map(|it| it.received.max(it.accepted));
         let most = self.number.saturating_add(LEAP_MAX);
         let highest = numbers.filter(|it| *it <= most).max();
-        if let Some(number) = highest.filter(|it| self.number < *it) {
-            self.number = number;
-            self.give_again();
-        }
+        let Some(number) = highest.filter(|it| self.number < *it) else { return false };
+        self.number = number;
+        self.give_again();
+        !self.history.is_empty()
     }
 
     /// Returns to generation `wanted`, or to the one before, until the source's content

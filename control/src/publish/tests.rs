@@ -215,14 +215,14 @@ async fn numbers_go_above_what_a_sidecar_has_and_no_liar_can_use_them_up() {
     };
     publisher.turn(None, &heard(&[u64::MAX])).await.unwrap();
     assert_eq!(publisher.status().generation, 2);
-    publisher.seen.lock().numbers = None;
+    // At once: until then, sidecars refuse whatever is published.
     publisher.turn(None, &heard(&[u64::MAX, 57, 3])).await.unwrap();
     assert_eq!(status(&publisher), (58, vec![58, 1], None));
     assert_eq!(shop(&publisher, "1").unwrap().number, 58);
     // Not again before its time.
     publisher.turn(None, &heard(&[58, 70])).await.unwrap();
     assert_eq!(publisher.status().generation, 58);
-    publisher.seen.lock().numbers = None;
+    publisher.seen.lock().raised = None;
     publisher.turn(None, &heard(&[58, 70])).await.unwrap();
     assert_eq!(status(&publisher), (71, vec![71, 1], None));
 }

@@ -78,7 +78,8 @@ fn apply(record: &mut Record, step: Step, index: usize) {
         Step::Stop if record.canary.is_some() => record.stop("refused"),
         Step::Renumber(above) if record.canary.is_none() => {
             let has = record.number + above;
-            record.raise(&[Sidecar { report: report(0, has, has, None), ..sidecar(0, 0, None) }]);
+            let report = report(0, has, has, None);
+            let _raised = record.raise(&[Sidecar { report, ..sidecar(0, 0, None) }]);
         }
         Step::RollBack(at) => {
             if let Some(to) = record.history.get(at).map(|it| it.number) {
