@@ -103,7 +103,8 @@ impl Error {
             Self::GivenUp => (false, "somebody ran `rotate --abort`"),
             Self::Behind(..) => (
                 false,
-                "the server goes on with it: `remora-control rotate --prove` again watches on",
+                "the server goes on with it: `remora-control rotate --prove` again watches on, and \
+                 `--without INSTANCE` leaves out a pod that was killed",
             ),
             Self::Log(_) => (true, "a level such as `info`, or `module=level` separated by commas"),
             Self::Listen(..) => (false, "name another with `--listen` or `--admin`"),
