@@ -15,7 +15,7 @@
 //!                                 └─ DNS: where is orders?
 //! ```
 //!
-//! While 24 clients send their requests, a pod of orders dies without a word, every
+//! While 16 clients send their requests, a pod of orders dies without a word, every
 //! certificate is replaced, and somebody edits a policy. No client may notice any of it.
 //!
 //! Read on in this order: [`drill`] below is the story, [`mesh`] starts what it is about,
@@ -52,7 +52,7 @@ use crate::{
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 const REQUESTS: usize = 3_000;
-const CLIENTS: usize = 24;
+const CLIENTS: usize = 16;
 
 /// After so many answers a pod dies,
 const KILL_AT: usize = 1_000;
