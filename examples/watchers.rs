@@ -160,7 +160,7 @@ fn serve(authority: &Path, policies: &Path) -> Result<SocketAddr> {
     while !line.ends_with('\n') {
         line += &says.recv_timeout(LONGEST)?;
     }
-    let address = line.split("https://").nth(1).and_then(|it| it.trim().parse().ok());
+    let address = line.split("https://").nth(1).and_then(|it| it.lines().next()?.parse().ok());
     address.ok_or_else(|| format!("control said `{line}`").into())
 }
 
