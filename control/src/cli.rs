@@ -9,7 +9,6 @@ mod operator;
 mod push;
 mod rotate;
 mod serve;
-mod table;
 mod token;
 
 use std::{ffi::OsString, io::Write, process::ExitCode, time::Duration};

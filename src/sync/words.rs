@@ -3,7 +3,7 @@
 //! On the wire are numbers, digests and times. What they amount to is said here, so that
 //! whoever shows it to an operator says the same.
 
-use std::{fmt, time::Duration};
+use std::{array, fmt, iter, time::Duration};
 
 use remora_certs::{bundle, duration::span, x509::Facts};
 use serde::Serialize;
@@ -62,6 +62,15 @@ impl Overview {
         let wrong = sidecars.iter().filter_map(wrong);
         short.chain(policy).chain(rotation).chain(wrong).collect()
     }
+
+    /// All of it: its lines, and below them a table of the sidecars, where there are any.
+    pub fn page(&self, now: Duration) -> String {
+        let sidecars = &self.sidecars.sidecars;
+        if sidecars.is_empty() {
+            return self.to_string();
+        }
+        format!("{self}\n{}", table(Sidecar::COLUMNS, sidecars.iter().map(|it| it.cells(now))))
+    }
 }
 
 /// A line about what signs, what is handed out, what goes on, and who is there.
@@ -95,11 +104,11 @@ impl Sidecars {
 
 impl Sidecar {
     /// What [`Sidecar::cells`] are about.
-    pub const COLUMNS: [&str; 8] =
+    const COLUMNS: [&str; 8] =
         ["ID", "INSTANCE", "CONNECTED", "POLICY", "CERTIFICATE", "ISSUER", "SEEN", "ERROR"];
 
     /// How it does: a row of a table.
-    pub fn cells(&self, now: Duration) -> [String; 8] {
+    fn cells(&self, now: Duration) -> [String; 8] {
         let report = &self.report;
         let left = self.end().checked_sub(now);
         [
@@ -156,6 +165,11 @@ impl RotationStatus {
         self.sidecars.iter().filter(|it| it.is_behind()).count()
     }
 
+    /// How far each sidecar is, as a table.
+    pub fn table(&self) -> String {
+        table(Standing::COLUMNS, self.sidecars.iter().map(Standing::cells))
+    }
+
     /// What goes behind what it says: why it does not go on.
     fn trouble(&self) -> String {
         self.error.as_ref().map_or_else(String::new, |it| format!(": {it}"))
@@ -164,13 +178,25 @@ impl RotationStatus {
 
 impl Standing {
     /// What [`Standing::cells`] are about.
-    pub const COLUMNS: [&str; 6] = ["ID", "INSTANCE", "TRUSTS", "RENEWED", "PROVED", "LACKS"];
+    const COLUMNS: [&str; 6] = ["ID", "INSTANCE", "TRUSTS", "RENEWED", "PROVED", "LACKS"];
 
     /// How far it is: a row of a table.
-    pub fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> [String; 6] {
         let [trusts, renewed, proved] = [self.trusts, self.renewed, self.proved].map(yes);
         [self.id.clone(), self.instance.clone(), trusts, renewed, proved, self.lacks.clone()]
     }
+}
+
+/// `rows` under their `names`, each column as wide as it must be.
+fn table<const N: usize>(names: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = iter::once(names.map(str::to_owned)).chain(rows).collect();
+    let width = |at: usize| rows.iter().map(|it| it[at].chars().count()).max();
+    let widths: [_; N] = array::from_fn(|at| width(at).unwrap_or_default());
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 /// The roots, and the `issuer` that control showed: what each is called, and when it ends.
@@ -192,6 +218,8 @@ fn yes(it: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::{
         wire::{Certificate, Policy, Report},
         *,
@@ -211,6 +239,24 @@ mod tests {
              rotation  none under way, 1 finished: disk full\n\
              sidecars  2, 1 connected\n"
         );
+    }
+
+    #[test]
+    fn status_shows_each_sidecar_and_what_all_are_to_have() {
+        let mut all = overview();
+        all.sidecars.sidecars[1].connected = false;
+        all.sidecars.sidecars[1].report.last_error = Some("no space left on device".to_owned());
+        expect![[r"
+            issuer    5e884898, bundle 3
+            policy    generation 17
+            rotation  none under way, 1 finished
+            sidecars  2, 1 connected
+
+            ID                             INSTANCE  CONNECTED  POLICY  CERTIFICATE  ISSUER    SEEN     ERROR
+            spiffe://td/ns/shop/sa/orders  orders-0  yes        17      20 h         5e884898  4 s ago
+            spiffe://td/ns/shop/sa/orders  orders-1  no         17      20 h         5e884898  4 s ago  no space left on device
+        "]]
+        .assert_eq(&all.page(NOW));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use clap::Args;
 use remora::sync::{wire, words};
 
-use super::{error::Error, operator::Operator, table::table};
+use super::{error::Error, operator::Operator};
 use crate::duration::parse as duration;
 
 /// Say which sidecars there are, and how they do
@@ -50,17 +50,7 @@ pub(super) async fn status(args: &Status, now: Duration, out: &mut dyn Write) ->
     if args.json {
         return Ok(writeln!(out, "{}", super::json(&all)?)?);
     }
-    print(&all, now, out)
-}
-
-fn print(all: &words::Overview, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
-    let sidecars = &all.sidecars.sidecars;
-    write!(out, "{all}")?;
-    if sidecars.is_empty() {
-        return Ok(());
-    }
-    writeln!(out)?;
-    Ok(table(out, wire::Sidecar::COLUMNS, sidecars.iter().map(|it| it.cells(now)))?)
+    Ok(write!(out, "{}", all.page(now))?)
 }
 
 pub(super) async fn check(args: &Check, now: Duration, out: &mut dyn Write) -> Result<(), Error> {
@@ -86,6 +76,3 @@ pub(super) async fn rollback(args: &Rollback, out: &mut dyn Write) -> Result<(),
     writeln!(out, "every sidecar gets generation {}", status.generation)?;
     Ok(writeln!(out, "  kept: {}", kept.join(", "))?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,12 +8,12 @@ use std::{fmt::Display, io::Write, time::Duration};
 use clap::Args;
 use remora::{
     clock,
-    sync::wire::{self, RotationStatus, Standing},
+    sync::wire::{self, RotationStatus},
 };
 use remora_certs::cli::Next;
 use tokio::time;
 
-use super::{error::Error, operator::Operator, table::table};
+use super::{error::Error, operator::Operator};
 use crate::{
     duration::{date, parse as duration},
     issuing,
@@ -158,7 +158,7 @@ async fn watch(args: &Rotate, before: &RotationStatus, out: &mut dyn Write) -> R
     if args.json {
         writeln!(out, "{}", super::json(&last)?)?;
     } else {
-        table(out, Standing::COLUMNS, last.sidecars.iter().map(Standing::cells))?;
+        write!(out, "{}", last.table())?;
     }
     ended?;
     say(out, args.json, "finished: the old issuer's key is removed")
