@@ -71,7 +71,7 @@ pub enum Error {
 /// Safe: the connection is closed.
 pub async fn prove(address: SocketAddr, id: &str, svid: &Svid) -> Result<(), Error> {
     let issuer = svid.chain().get(1).ok_or(Error::NoIssuer)?;
-    let issuer = Bundle::from_pem(pem::encode("CERTIFICATE", issuer).as_bytes());
+    let issuer = Bundle::from_pem(pem::encode(pem::CERTIFICATE, issuer).as_bytes());
     let expected = Expected::Ids([id.into()].into());
     let issuer = issuer.map_err(|_| Error::NoIssuer)?;
     let config = client_config(svid.clone(), issuer, &expected, ALPN_H2)?;

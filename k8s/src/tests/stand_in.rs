@@ -6,19 +6,13 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     convert::Infallible,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, combinators::BoxBody};
-use hyper::{
-    Method, Request, Response,
-    body::{Body, Frame, Incoming},
-    service::service_fn,
-};
+use hyper::{Method, Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::ByteString;
 use kube::{
@@ -26,7 +20,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use parking_lot::Mutex;
-use remora::drain;
+use remora::{drain, sync::server::Lines};
 use rustls::{
     ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -501,19 +495,5 @@ fn normalise(body: &mut Value) {
     if let Some(it) = body.pointer_mut("/spec/holderIdentity") {
         let name = it.as_str().and_then(|it| it.split_once('_')).map(|it| it.0.to_owned());
         *it = name.into();
-    }
-}
-
-struct Lines(mpsc::Receiver<Bytes>);
-
-impl Body for Lines {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|it| it.map(|it| Ok(Frame::data(it))))
     }
 }
